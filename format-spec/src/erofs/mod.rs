@@ -1,0 +1,36 @@
+//! EROFS: raw structures, and a reader that trusts none of them.
+//!
+//! Facts: Linux `fs/erofs/erofs_fs.h` (MIT since 6.19) and `Documentation/filesystems/erofs.rst`. The reader covers
+//! the uncompressed format: compact and extended inodes, plain, inline and chunk-based data, inline and shared
+//! xattrs.
+
+mod dir;
+mod inode;
+mod map;
+mod path;
+pub mod raw;
+mod reader;
+mod superblock;
+mod walk;
+mod xattr;
+
+pub use dir::{Dir, DirEntry};
+pub use inode::{FileType, Inode, Layout, Nid, Timestamp};
+pub use map::{Extent, Extents};
+pub use path::{escape, is_file_name};
+pub use reader::FileSystem;
+pub use superblock::{Features, Superblock, SuperblockFields};
+pub use walk::{Walk, WalkEntry};
+pub use xattr::{Xattr, XattrClass};
+
+/// Longest path, in bytes, that mkimg builds or walks (`PATH_MAX`).
+pub const PATH_MAX: usize = 4096;
+
+/// Longest file name in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// Longest symbolic link target in bytes.
+pub const SYMLINK_MAX: u64 = 4095;
+
+/// Largest file that has holes, in bytes: bounds the work that a few bytes of metadata can cause.
+pub const SPARSE_MAX: u64 = 1 << 40;

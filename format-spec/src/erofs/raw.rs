@@ -1,0 +1,248 @@
+//! The on-disk structures as they are, shared by reader and writer.
+//!
+//! A blank line stands between every 16 bytes, as in a hexdump. Field names are the kernel's.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Byte offset of the superblock.
+pub const SUPERBLOCK_OFFSET: u64 = 1024;
+/// `EROFS_SUPER_MAGIC_V1`.
+pub const SUPER_MAGIC: u32 = 0xE0F5_E1E2;
+/// Inodes stand in slots of this many bytes.
+pub const SLOT: u64 = 32;
+/// "No block": a hole, or an inode without blocks of its own.
+pub const NULL_ADDR: u32 = 0xFFFF_FFFF;
+
+/// `EROFS_FEATURE_COMPAT_SB_CHKSUM`.
+pub const COMPAT_SB_CHKSUM: u32 = 0x01;
+/// `EROFS_FEATURE_COMPAT_MTIME`: timestamps are modification times.
+pub const COMPAT_MTIME: u32 = 0x02;
+/// `EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`, Linux 5.15.
+pub const INCOMPAT_CHUNKED_FILE: u32 = 0x04;
+
+/// `i_format` bit: extended (64-byte) inode.
+pub const FORMAT_EXTENDED: u16 = 0x01;
+/// `EROFS_INODE_FLAT_PLAIN`.
+pub const LAYOUT_FLAT_PLAIN: u16 = 0;
+/// `EROFS_INODE_FLAT_INLINE`.
+pub const LAYOUT_FLAT_INLINE: u16 = 2;
+/// `EROFS_INODE_CHUNK_BASED`.
+pub const LAYOUT_CHUNK_BASED: u16 = 4;
+
+/// Chunk format: log2 of blocks in a chunk.
+pub const CHUNK_BITS_MASK: u16 = 0x1f;
+/// Chunk format: 8-byte indexes instead of 4-byte block addresses.
+pub const CHUNK_INDEXES: u16 = 0x20;
+
+/// Superblock, 128 bytes at byte 1024.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawSuperblock {
+    /// [`SUPER_MAGIC`].
+    pub magic: U32,
+    /// CRC-32C without final inversion, from byte 1024 to the end of the block, this field as zero.
+    pub checksum: U32,
+    /// Features that a reader may ignore.
+    pub feature_compat: U32,
+    /// log2 of the block size.
+    pub blkszbits: u8,
+    /// Size of the superblock beyond 128 bytes, in units of 16 bytes.
+    pub sb_extslots: u8,
+    /// Root inode.
+    pub root_nid: U16,
+
+    /// Number of inodes, for statfs.
+    pub inos: U64,
+    /// Seconds that compact inodes count from.
+    pub epoch: U64,
+
+    /// Nanoseconds of compact inodes.
+    pub fixed_nsec: U32,
+    /// Blocks of the file system.
+    pub blocks: U32,
+    /// Block of nid 0.
+    pub meta_blkaddr: U32,
+    /// Block of shared xattr 0.
+    pub xattr_blkaddr: U32,
+
+    /// UUID in text order.
+    pub uuid: [u8; 16],
+
+    /// Label, NUL-terminated.
+    pub volume_name: [u8; 16],
+
+    /// Features that a reader must know.
+    pub feature_incompat: U32,
+    /// Compression algorithms, or LZ4 window.
+    pub available_compr_algs: U16,
+    /// Number of further devices.
+    pub extra_devices: U16,
+    /// Device table, in units of 128 bytes.
+    pub devt_slotoff: U16,
+    /// 0.
+    pub dirblkbits: u8,
+    /// Number of long xattr prefixes.
+    pub xattr_prefix_count: u8,
+    /// Long xattr prefixes, in units of 4 bytes.
+    pub xattr_prefix_start: U32,
+
+    /// Inode of packed fragments.
+    pub packed_nid: U64,
+    /// 0.
+    pub xattr_filter_reserved: u8,
+    /// Prefix of content fingerprints.
+    pub ishare_xattr_prefix_id: u8,
+    /// 0.
+    pub reserved: [u8; 2],
+    /// Build time as seconds after `epoch`.
+    pub build_time: U32,
+
+    /// Root inode of 48-bit images.
+    pub rootnid_8b: U64,
+    /// 0.
+    pub reserved2: U64,
+}
+
+const _: () = assert!(size_of::<RawSuperblock>() == 128);
+
+/// Compact inode, 32 bytes.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawCompactInode {
+    /// Bit 0 size, bits 1 to 3 data layout, rest 0.
+    pub i_format: U16,
+    /// 0, or 1 + (size of the xattr body - 12) / 4.
+    pub i_xattr_icount: U16,
+    /// File type and permissions.
+    pub i_mode: U16,
+    /// Number of names.
+    pub i_nlink: U16,
+    /// Size in bytes.
+    pub i_size: U32,
+    /// Seconds after the epoch of the superblock.
+    pub i_mtime: U32,
+
+    /// Start block, device number or chunk format.
+    pub i_u: U32,
+    /// Inode number for 32-bit stat.
+    pub i_ino: U32,
+    /// Owner.
+    pub i_uid: U16,
+    /// Group.
+    pub i_gid: U16,
+    /// 0.
+    pub i_reserved: U32,
+}
+
+const _: () = assert!(size_of::<RawCompactInode>() == 32);
+
+/// Extended inode, 64 bytes.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawExtendedInode {
+    /// As in [`RawCompactInode`].
+    pub i_format: U16,
+    /// As in [`RawCompactInode`].
+    pub i_xattr_icount: U16,
+    /// File type and permissions.
+    pub i_mode: U16,
+    /// 0.
+    pub i_nb: U16,
+    /// Size in bytes.
+    pub i_size: U64,
+
+    /// Start block, device number or chunk format.
+    pub i_u: U32,
+    /// Inode number for 32-bit stat.
+    pub i_ino: U32,
+    /// Owner.
+    pub i_uid: U32,
+    /// Group.
+    pub i_gid: U32,
+
+    /// Seconds since 1970, two's complement.
+    pub i_mtime: U64,
+    /// Nanoseconds.
+    pub i_mtime_nsec: U32,
+    /// Number of names.
+    pub i_nlink: U32,
+
+    /// 0.
+    pub i_reserved2: [u8; 16],
+}
+
+const _: () = assert!(size_of::<RawExtendedInode>() == 64);
+
+/// Directory entry, 12 bytes; the names follow the last entry of the block.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawDirent {
+    /// Inode.
+    pub nid: U64,
+    /// Start of the name in this block.
+    pub nameoff: U16,
+    /// File type, `EROFS_FT_*`.
+    pub file_type: u8,
+    /// 0.
+    pub reserved: u8,
+}
+
+/// Length of a directory entry without its name.
+pub const DIRENT_LEN: usize = 12;
+const _: () = assert!(size_of::<RawDirent>() == DIRENT_LEN);
+
+/// Head of the xattr body behind an inode, 12 bytes.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawXattrHeader {
+    /// Bloom filter; 0 as long as the feature is off.
+    pub h_name_filter: U32,
+    /// Number of shared ids that follow.
+    pub h_shared_count: u8,
+    /// 0.
+    pub h_reserved2: [u8; 7],
+}
+
+/// Length of the head of an xattr body.
+pub const XATTR_HEADER_LEN: u64 = 12;
+const _: () = assert!(size_of::<RawXattrHeader>() == 12);
+
+/// Head of one xattr; name suffix, value and padding to 4 bytes follow.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]
+#[repr(C)]
+pub struct RawXattrEntry {
+    /// Length of the suffix.
+    pub e_name_len: u8,
+    /// Prefix, see [`XattrClass`](super::XattrClass).
+    pub e_name_index: u8,
+    /// Length of the value.
+    pub e_value_size: U16,
+}
+
+/// Length of the head of one xattr.
+pub const XATTR_ENTRY_LEN: u64 = 4;
+const _: () = assert!(size_of::<RawXattrEntry>() == 4);
+
+/// `i_xattr_icount` for a body of `length` bytes (a multiple of 4, at least 12); 0 for none.
+///
+/// `None` if the body is too long for the field.
+#[must_use]
+pub fn xattr_icount(length: u64) -> Option<u16> {
+    if length == 0 {
+        return Some(0);
+    }
+    u16::try_from(length.checked_sub(XATTR_HEADER_LEN)?.checked_div(4)?.checked_add(1)?).ok()
+}
+
+/// `i_u` of a device: `(minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)`, as `new_encode_dev` has it.
+#[must_use]
+pub const fn encode_rdev(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xf_ff00) << 12)
+}
+
+/// Major and minor number out of `i_u`.
+#[must_use]
+pub const fn decode_rdev(i_u: u32) -> (u32, u32) {
+    ((i_u & 0xf_ff00) >> 8, (i_u & 0xff) | ((i_u >> 12) & 0xf_ff00))
+}

@@ -1,0 +1,240 @@
+//! Reading a file system.
+
+use super::raw::SLOT;
+use super::{Dir, Extent, Extents, FileType, Inode, Nid, SYMLINK_MAX, Superblock, Walk, escape};
+use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
+
+/// Symbolic links that [`FileSystem::resolve`] follows in one path, as the kernel does.
+const SYMLINK_DEPTH: u32 = 40;
+
+/// An EROFS file system on something that can be read at offsets.
+#[derive(Debug)]
+pub struct FileSystem<R> {
+    io: R,
+    superblock: Superblock,
+}
+
+impl<R: ReadAt> FileSystem<R> {
+    /// Reads the superblock and checks that the file system is all there.
+    ///
+    /// # Errors
+    /// As [`Superblock::read`]; also when the bytes end before the file system does.
+    pub fn open(io: R) -> Result<Self> {
+        let superblock = Superblock::read(&io)?;
+        let offset = super::raw::SUPERBLOCK_OFFSET;
+        let size = io.size().map_err(|source| Error::Io { part: Part::Superblock, offset, source })?;
+        if superblock.length() > size {
+            let problem = Problem::OutOfBounds { start: 0, length: superblock.length(), limit: size };
+            return Err(Error::corrupt(Part::Superblock, offset, problem));
+        }
+        Ok(Self { io, superblock })
+    }
+
+    /// The superblock.
+    pub const fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// What the file system is read from.
+    pub const fn io(&self) -> &R {
+        &self.io
+    }
+
+    /// Reads exactly `buf.len()` bytes of the file system at `offset`.
+    pub(crate) fn read(&self, part: Part, buf: &mut [u8], offset: u64) -> Result<()> {
+        let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+        let limit = self.superblock.length();
+        if offset.checked_add(length).is_none_or(|end| end > limit) {
+            let problem = Problem::OutOfBounds { start: offset, length, limit };
+            return Err(Error::corrupt(part, offset, problem));
+        }
+        self.io.read_exact_at(buf, offset).map_err(|source| Error::Io { part, offset, source })
+    }
+
+    /// Byte offset of an inode.
+    #[must_use]
+    pub fn inode_offset(&self, nid: Nid) -> u64 {
+        let meta = u64::from(self.superblock.meta_block).saturating_mul(self.superblock.block_size());
+        meta.saturating_add(nid.0.saturating_mul(SLOT))
+    }
+
+    /// Reads and checks one inode.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with the field that breaks a rule.
+    pub fn inode(&self, nid: Nid) -> Result<Inode> {
+        let offset = self.inode_offset(nid);
+        let mut bytes = [0; 64];
+        let left = self.superblock.length().saturating_sub(offset);
+        let length = usize::try_from(left.min(64)).unwrap_or(0);
+        let bytes = &mut bytes[..length];
+        self.read(Part::Inode, bytes, offset)?;
+        Inode::parse(&self.superblock, nid, offset, bytes)
+    }
+
+    /// The root directory.
+    ///
+    /// # Errors
+    /// As [`Self::inode`]; also when the root is no directory.
+    pub fn root(&self) -> Result<Inode> {
+        let root = self.inode(self.superblock.root)?;
+        if root.file_type != FileType::Dir {
+            let found = root.file_type.mode_bits().into();
+            return Err(Error::field(Part::Inode, root.offset, "i_mode of the root", found, "a directory"));
+        }
+        Ok(root)
+    }
+
+    /// The entries of a directory, `.` and `..` included, in stored order.
+    pub fn read_dir(&self, inode: &Inode) -> Dir<'_, R> {
+        Dir::new(self, inode.clone())
+    }
+
+    /// The extents of a file's content.
+    pub fn extents<'a>(&'a self, inode: &'a Inode) -> Extents<'a, R> {
+        Extents::new(self, inode)
+    }
+
+    pub(super) fn extents_from<'a>(&'a self, inode: &'a Inode, offset: u64) -> Extents<'a, R> {
+        Extents::starting_at(self, inode, offset)
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it has holes, contains NUL or does not lie in the image.
+    pub fn read_link(&self, inode: &Inode) -> Result<Vec<u8>> {
+        let length = usize::try_from(inode.size.min(SYMLINK_MAX)).unwrap_or(0);
+        let mut target = vec![0; length];
+        self.read_file(inode, 0, &mut target)?;
+        if target.contains(&0) {
+            let problem = Problem::Name(format!("target \"{}\"", escape(&target)));
+            return Err(Error::corrupt(Part::Symlink, inode.offset, problem));
+        }
+        Ok(target)
+    }
+
+    /// Fills `buf` with file content from byte `offset` on; returns how much there was before the end of file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or a broken chunk map.
+    pub fn read_file(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let wanted = u64::try_from(buf.len()).unwrap_or(u64::MAX).min(inode.size.saturating_sub(offset));
+        let wanted = usize::try_from(wanted).unwrap_or(0);
+        let buf = buf.get_mut(..wanted).unwrap_or_default();
+        let mut done = 0_usize;
+        for extent in self.extents_from(inode, offset) {
+            let Extent { logical, length, physical } = extent?;
+            let position = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            let Some(skip) = position.checked_sub(logical) else { break };
+            if skip >= length {
+                continue;
+            }
+            let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) else { break };
+            let room = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(length.saturating_sub(skip));
+            let Some(piece) = rest.get_mut(..usize::try_from(room).unwrap_or(0)) else { break };
+            match physical {
+                Some(start) => self.read(Part::Data, piece, start.saturating_add(skip))?,
+                None => piece.fill(0),
+            }
+            done = done.saturating_add(piece.len());
+        }
+        Ok(done)
+    }
+
+    /// Looks up one name in a directory.
+    ///
+    /// # Errors
+    /// As the iteration over [`Self::read_dir`].
+    pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Nid>> {
+        for entry in self.read_dir(dir) {
+            let entry = entry?;
+            if entry.name == name {
+                return Ok(Some(entry.nid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The inode at a path; symbolic links are followed inside the image, the last one only with `follow`.
+    ///
+    /// # Errors
+    /// [`Error::Path`] when the path leads nowhere, [`Error::Corrupt`] on a broken structure.
+    pub fn resolve(&self, path: &[u8], follow: bool) -> Result<Inode> {
+        let fail = |problem| Error::Path { path: escape(path), problem };
+        if path.len() > super::PATH_MAX {
+            return Err(fail("path is longer than 4096 bytes"));
+        }
+        // Names still to walk, next one last. Directories on the way, for `..`.
+        let mut names: Vec<Vec<u8>> = path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect();
+        let mut above: Vec<Inode> = Vec::new();
+        let mut here = self.root()?;
+        let mut links = 0_u32;
+        while let Some(name) = names.pop() {
+            if name.is_empty() || name == b"." {
+                continue;
+            }
+            if here.file_type != FileType::Dir {
+                return Err(fail("not a directory"));
+            }
+            if name == b".." {
+                here = above.pop().map_or_else(|| self.root(), Ok)?;
+                continue;
+            }
+            let Some(nid) = self.lookup(&here, &name)? else {
+                return Err(fail("no such file or directory"));
+            };
+            let inode = self.inode(nid)?;
+            let last = names.iter().all(|name| name.is_empty());
+            if inode.file_type == FileType::Symlink && (follow || !last) {
+                links = links.saturating_add(1);
+                if links > SYMLINK_DEPTH {
+                    return Err(fail("too many levels of symbolic links"));
+                }
+                let target = self.read_link(&inode)?;
+                if target.first() == Some(&b'/') {
+                    above.clear();
+                    here = self.root()?;
+                }
+                names.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
+                continue;
+            }
+            above.push(std::mem::replace(&mut here, inode));
+        }
+        Ok(here)
+    }
+
+    /// Every name in the file system, parents before children, siblings in stored order.
+    pub fn walk(&self) -> Walk<'_, R> {
+        Walk::new(self)
+    }
+
+    /// Calls `take` with the content of a file, piece by piece and in order; holes come as zeros.
+    ///
+    /// # Errors
+    /// What reading or `take` reports.
+    pub fn for_each_piece<E: From<Error>>(
+        &self,
+        inode: &Inode,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut buffer = vec![0; BLOCK_LEN.saturating_mul(64)];
+        for extent in self.extents(inode) {
+            let Extent { length, physical, .. } = extent?;
+            let mut done = 0_u64;
+            if physical.is_none() {
+                buffer.fill(0);
+            }
+            while done < length {
+                let room = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
+                let Some(piece) = buffer.get_mut(..room) else { break };
+                if let Some(start) = physical {
+                    self.read(Part::Data, piece, start.saturating_add(done))?;
+                }
+                take(piece)?;
+                done = done.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
+            }
+        }
+        Ok(())
+    }
+}
