@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn levels_and_blocks_agree_with_the_geometry() {
         for leaves in [0_u64, 1, 2, 127, 128, 129, 255, 256, 16383, 16384, 16385, 16384 + 127, 32768] {
-            let mut count = vec![0_u64; 8];
+            let mut count = [0_u64; 8];
             let mut sink = |level: usize, index: u64, _: &[u8; BLOCK_LEN]| {
                 assert_eq!(index, count[level], "level {level} out of order");
                 count[level] += 1;

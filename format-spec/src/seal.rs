@@ -270,7 +270,10 @@ impl Place {
     /// Number of records.
     #[must_use]
     pub const fn records(&self) -> u64 {
-        self.length / self.section.record_len()
+        match self.length.checked_div(self.section.record_len()) {
+            Some(records) => records,
+            None => 0,
+        }
     }
 }
 

@@ -1,1 +1,39 @@
-//! Work in progress.
+//! From layers to one flattened, sealed EROFS image.
+//!
+//! Data goes one way, and no stage looks back:
+//!
+//! ```text
+//! scan ──> flatten ──> plan ──> copy, metadata, sections ──> image_writer
+//! (tar)    (tree)      (layout)  (what stands where)         (hash and write)
+//! ```
+//!
+//! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
+//! data; then the tree is flattened and everything is given its place; the second pass copies the content that
+//! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a
+//! file system, and nothing is written before every digest has been checked.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod build;
+mod copy;
+mod entry;
+mod error;
+mod flatten;
+mod fsverity;
+mod host_dir;
+mod image_writer;
+mod metadata;
+mod output;
+mod path;
+mod plan;
+mod progress;
+mod scan;
+mod sections;
+pub mod tar;
+mod tree;
+mod waste;
+mod xattrs;
+
+pub use build::{Built, MIN_KERNEL, Options, build};
+pub use error::{Error, Problem, Result};
+pub use progress::{Progress, Silent, Stage};

@@ -138,7 +138,8 @@ impl<R: ReadAt> FileSystem<R> {
     /// Reads the directory block at byte `offset` of a directory; returns its byte offset in the image.
     fn read_dir_block(&self, inode: &Inode, offset: u64, block: &mut [u8]) -> Result<u64> {
         let mut at = None;
-        for extent in self.extents_from(inode, offset) {
+        let wanted = u64::try_from(block.len()).unwrap_or(u64::MAX);
+        for extent in self.extents_within(inode, offset, wanted) {
             let Extent { logical, length, physical } = extent?;
             if offset < logical.saturating_add(length) {
                 at = physical.and_then(|start| start.checked_add(offset.checked_sub(logical)?));

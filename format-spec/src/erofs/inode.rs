@@ -356,7 +356,7 @@ impl Inode {
                 field("i_size", self.size, "at most 2^40 for a file with holes")
             }
             Layout::Inline { start, tail } => {
-                let tail_len = self.size % block;
+                let tail_len = self.size.checked_rem(block).unwrap_or(0);
                 let whole = self.size.saturating_sub(tail_len);
                 if whole > 0 {
                     let Some(start) = start else {
@@ -364,7 +364,8 @@ impl Inode {
                     };
                     blocks_from(start, whole)?;
                 }
-                if tail_len > 0 && (tail % block).saturating_add(tail_len) > block {
+                let room = block.saturating_sub(tail.checked_rem(block).unwrap_or(0));
+                if tail_len > room {
                     return field("inline tail", tail, "inside one block");
                 }
                 if tail.saturating_add(tail_len) > sb.length() {

@@ -23,6 +23,8 @@ pub struct Extents<'a, R> {
     inode: &'a Inode,
     /// Byte offset in the file of the next piece.
     next: u64,
+    /// No piece starts at or behind this byte of the file.
+    stop: u64,
     /// A piece that starts the next extent.
     ahead: Option<Extent>,
     /// Part of the chunk map: index of its first entry, entries.
@@ -35,26 +37,30 @@ const WINDOW: u64 = 4096;
 
 impl<'a, R: ReadAt> Extents<'a, R> {
     pub(super) fn new(fs: &'a FileSystem<R>, inode: &'a Inode) -> Self {
-        Self::starting_at(fs, inode, 0)
+        Self::within(fs, inode, 0, inode.size)
     }
 
-    /// From the piece that holds file byte `offset` on.
-    pub(super) fn starting_at(fs: &'a FileSystem<R>, inode: &'a Inode, offset: u64) -> Self {
+    /// The extents that touch `length` file bytes from `offset` on.
+    ///
+    /// Pieces are merged up to the end of that range and not beyond: whoever reads a file bit by bit would go
+    /// through the rest of its chunk map every time.
+    pub(super) fn within(fs: &'a FileSystem<R>, inode: &'a Inode, offset: u64, length: u64) -> Self {
         let next = match inode.layout {
             Layout::Chunked { chunk_bits, .. } => {
                 let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
-                offset.saturating_sub(offset % chunk)
+                offset.saturating_sub(offset.checked_rem(chunk).unwrap_or(0))
             }
             _ => 0,
         };
-        Self { fs, inode, next, ahead: None, window: (0, Vec::new()), failed: false }
+        let stop = offset.saturating_add(length).min(inode.size);
+        Self { fs, inode, next, stop, ahead: None, window: (0, Vec::new()), failed: false }
     }
 
     /// The smallest piece at `self.next`.
     fn piece(&mut self) -> Result<Option<Extent>> {
         let size = self.inode.size;
         let logical = self.next;
-        if logical >= size {
+        if logical >= self.stop {
             return Ok(None);
         }
         let block = self.fs.superblock().block_size();
@@ -64,7 +70,7 @@ impl<'a, R: ReadAt> Extents<'a, R> {
             Layout::None => return Ok(None),
             Layout::Plain { start } => (left, start.map(at)),
             Layout::Inline { start, tail } => {
-                let whole = size.saturating_sub(size % block);
+                let whole = size.saturating_sub(size.checked_rem(block).unwrap_or(0));
                 if logical < whole { (whole, start.map(at)) } else { (left, Some(tail)) }
             }
             Layout::Chunked { chunk_bits, indexes, map } => {

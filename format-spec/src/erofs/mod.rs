@@ -22,6 +22,7 @@ pub use reader::FileSystem;
 pub use superblock::{Features, Superblock, SuperblockFields};
 pub use walk::{Walk, WalkEntry};
 pub use xattr::{Xattr, XattrClass};
+pub(crate) use xattr::{entry_len, parse_entry};
 
 /// Longest path, in bytes, that mkimg builds or walks (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;

@@ -95,8 +95,9 @@ impl<R: ReadAt> FileSystem<R> {
         Extents::new(self, inode)
     }
 
-    pub(super) fn extents_from<'a>(&'a self, inode: &'a Inode, offset: u64) -> Extents<'a, R> {
-        Extents::starting_at(self, inode, offset)
+    /// The extents that touch `length` file bytes from `offset` on.
+    pub(super) fn extents_within<'a>(&'a self, inode: &'a Inode, offset: u64, length: u64) -> Extents<'a, R> {
+        Extents::within(self, inode, offset, length)
     }
 
     /// Target of a symbolic link.
@@ -120,10 +121,11 @@ impl<R: ReadAt> FileSystem<R> {
     /// [`Error::Io`] or a broken chunk map.
     pub fn read_file(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let wanted = u64::try_from(buf.len()).unwrap_or(u64::MAX).min(inode.size.saturating_sub(offset));
+        let length = wanted;
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let buf = buf.get_mut(..wanted).unwrap_or_default();
         let mut done = 0_usize;
-        for extent in self.extents_from(inode, offset) {
+        for extent in self.extents_within(inode, offset, length) {
             let Extent { logical, length, physical } = extent?;
             let position = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
             let Some(skip) = position.checked_sub(logical) else { break };

@@ -18,22 +18,22 @@ pub struct WalkEntry {
 
 /// Depth-first walk without recursion.
 ///
-/// Ends whatever the image holds: no directory is entered twice, no path is longer than [`PATH_MAX`], and there
-/// cannot be more entries than the image has room for. After an error below a directory the walk goes on beside it.
+/// Ends whatever the image holds: no directory is entered twice, no path is longer than [`PATH_MAX`], and the
+/// directories that are entered are together no longer than the image, even where they share blocks. After an error
+/// below a directory the walk goes on beside it.
 pub struct Walk<'a, R> {
     fs: &'a FileSystem<R>,
     stack: Vec<(usize, Dir<'a, R>)>,
     path: Vec<u8>,
     entered: HashSet<Nid>,
-    /// Entries that may still come.
+    /// Bytes of directories that may still be entered.
     budget: u64,
     started: bool,
 }
 
 impl<'a, R: ReadAt> Walk<'a, R> {
     pub(super) fn new(fs: &'a FileSystem<R>) -> Self {
-        // The shortest entry takes 12 bytes and a name of one.
-        let budget = fs.superblock().length() / 13;
+        let budget = fs.superblock().length();
         Self { fs, stack: Vec::new(), path: Vec::new(), entered: HashSet::new(), budget, started: false }
     }
 
@@ -47,6 +47,11 @@ impl<'a, R: ReadAt> Walk<'a, R> {
         if !self.entered.insert(inode.nid) {
             return Err(Error::corrupt(Part::Directory, inode.offset, Problem::Loop));
         }
+        let Some(budget) = self.budget.checked_sub(inode.size) else {
+            let problem = Problem::TooMany("bytes of directories");
+            return Err(Error::corrupt(Part::Directory, inode.offset, problem));
+        };
+        self.budget = budget;
         self.stack.push((self.path.len(), self.fs.read_dir(inode)));
         Ok(())
     }
@@ -68,11 +73,6 @@ impl<'a, R: ReadAt> Walk<'a, R> {
                 }
                 Some(entry) => entry?,
             };
-            let Some(budget) = self.budget.checked_sub(1) else {
-                self.stack.clear();
-                return Err(Error::corrupt(Part::Directory, 0, Problem::TooMany("directory entries")));
-            };
-            self.budget = budget;
             if entry.is_dot() {
                 continue;
             }

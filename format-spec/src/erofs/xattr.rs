@@ -41,10 +41,10 @@ impl<'a> XattrClass<'a> {
     #[must_use]
     pub fn of(name: &'a [u8]) -> Self {
         for (index, prefix, whole) in PREFIXES {
-            if let Some(suffix) = name.strip_prefix(prefix) {
-                if suffix.is_empty() == whole {
-                    return Self { index, suffix };
-                }
+            if let Some(suffix) = name.strip_prefix(prefix)
+                && suffix.is_empty() == whole
+            {
+                return Self { index, suffix };
             }
         }
         Self { index: 0, suffix: name }
@@ -120,13 +120,13 @@ impl<R: ReadAt> FileSystem<R> {
 }
 
 /// Bytes that an entry takes, padding included.
-fn entry_len(raw: RawXattrEntry) -> u64 {
+pub(crate) fn entry_len(raw: RawXattrEntry) -> u64 {
     let length = u64::from(raw.e_name_len).saturating_add(raw.e_value_size.get().into());
     XATTR_ENTRY_LEN.saturating_add(length).next_multiple_of(4)
 }
 
 /// Takes one entry from the front of `bytes`, which stand at byte `at` of the image.
-fn parse_entry(bytes: &[u8], at: u64) -> Result<(Xattr, &[u8])> {
+pub(crate) fn parse_entry(bytes: &[u8], at: u64) -> Result<(Xattr, &[u8])> {
     let part = Part::Xattr;
     let limit = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let beyond = |length| Error::corrupt(part, at, Problem::OutOfBounds { start: 0, length, limit });
@@ -165,6 +165,11 @@ fn parse_entry(bytes: &[u8], at: u64) -> Result<(Xattr, &[u8])> {
     name.extend_from_slice(suffix);
     if name.is_empty() || name.contains(&0) {
         return Err(Error::corrupt(part, at, Problem::Name(format!("\"{}\"", escape(&name)))));
+    }
+    // Linux hides index 0. A whole `user.x` under it would be seen here and not there.
+    if XattrClass::of(&name).index != raw.e_name_index {
+        let found = raw.e_name_index.into();
+        return Err(Error::field(part, at, "e_name_index", found, "that of the namespace the name is in"));
     }
     Ok((Xattr { name, value: value.to_vec() }, after))
 }

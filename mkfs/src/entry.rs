@@ -1,0 +1,111 @@
+//! What a scan of the source hands to flattening.
+
+use mkimg_format::erofs::Timestamp;
+
+use crate::tar::Segment;
+
+/// Index of a set of xattrs; 0 is the empty set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub(crate) struct XattrSet(pub u32);
+
+/// One xattr: full name, value.
+pub(crate) type XattrPair = (Box<[u8]>, Box<[u8]>);
+
+/// Owner, permissions and the rest that every kind of inode has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// Permission, set-id and sticky bits.
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    pub xattrs: XattrSet,
+}
+
+impl Attributes {
+    /// Of directories that no layer describes.
+    pub(crate) const IMPLIED: Self =
+        Self { mode: 0o755, uid: 0, gid: 0, mtime: Timestamp { sec: 0, nsec: 0 }, xattrs: XattrSet(0) };
+}
+
+/// A piece of the text that a scan keeps for its entries.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Span {
+    pub start: u32,
+    pub len: u32,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Node {
+    /// Regular file: index into the scan's files.
+    File(u32),
+    Dir,
+    Symlink(Span),
+    /// Another name for the inode at this path.
+    Hardlink(Span),
+    Char(u32, u32),
+    Block(u32, u32),
+    Fifo,
+    Socket,
+}
+
+/// One entry of a layer, in the order of the layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub path: Span,
+    pub node: Node,
+    pub attributes: Attributes,
+}
+
+/// Content of a regular file and where it is in the source.
+#[derive(Debug, Clone)]
+pub(crate) struct FileData {
+    pub blake3: [u8; 32],
+    /// Length with holes.
+    pub size: u64,
+    pub place: Place,
+    /// Stored parts of a sparse file.
+    pub sparse: Option<Box<[Segment]>>,
+}
+
+/// Where content is to be read again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// Byte offset in the uncompressed tar.
+    Tar(u64),
+    /// A file below the source directory.
+    Host(Span),
+}
+
+/// All entries of one layer, in little memory: texts stand side by side in one buffer.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    pub text: Vec<u8>,
+    pub entries: Vec<Entry>,
+    pub files: Vec<FileData>,
+    /// Distinct sets of xattrs; index 0 is the empty set.
+    pub xattrs: Vec<Box<[XattrPair]>>,
+    pub warnings: Vec<String>,
+}
+
+impl Scan {
+    /// Keeps a text. `None` when 4 GiB are full.
+    pub(crate) fn keep(&mut self, text: &[u8]) -> Option<Span> {
+        let span = Span { start: u32::try_from(self.text.len()).ok()?, len: u32::try_from(text.len()).ok()? };
+        span.start.checked_add(span.len)?;
+        self.text.extend_from_slice(text);
+        Some(span)
+    }
+
+    /// A text that was kept.
+    pub(crate) fn get(&self, span: Span) -> &[u8] {
+        text_at(&self.text, span)
+    }
+}
+
+/// The text at a span.
+pub(crate) fn text_at(text: &[u8], span: Span) -> &[u8] {
+    let start = span.start as usize;
+    text.get(start..start + span.len as usize).unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! Why an image could not be built.
+
+use std::io;
+use std::path::PathBuf;
+
+use mkimg_format::erofs::escape;
+
+/// Result of building.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an image could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source, one of its blobs or a digest.
+    #[error(transparent)]
+    Source(#[from] mkimg_oci::Error),
+    /// A layer that is no sound tar archive.
+    #[error("layer {layer}: {source}")]
+    Tar {
+        /// Counted from 1, the lowest.
+        layer: usize,
+        /// Which member, and what is wrong with it.
+        source: crate::tar::Error,
+    },
+    /// An entry of a layer that makes no sense in the tree.
+    #[error("layer {layer}: {}: {problem}", escape(path))]
+    Entry {
+        /// Counted from 1, the lowest.
+        layer: usize,
+        /// As in the archive.
+        path: Vec<u8>,
+        /// The broken rule.
+        problem: Problem,
+    },
+    /// A file of a source directory.
+    #[error("{}: {source}", escape(path))]
+    Host {
+        /// Path below the source directory.
+        path: Vec<u8>,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Content that was different when it was read again for the image.
+    #[error("{origin}: {}: content changed while the image was built", escape(path))]
+    Changed {
+        /// `layer N`, or the source directory.
+        origin: String,
+        /// Path or member.
+        path: Vec<u8>,
+    },
+    /// More of something than an image can hold.
+    #[error("{what}: {found}, at most {limit}")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        found: u64,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The image file could not be written.
+    #[error("{}: {doing}: {source}", path.display())]
+    Output {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What was going on.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A rule that an entry breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// `..` in the name of an entry.
+    #[error("name climbs out with \"..\"")]
+    DotDot,
+    /// Anything but a directory for the root.
+    #[error("the root can only be a directory")]
+    Root,
+    /// A whiteout without a name, or for `.` or `..`.
+    #[error("whiteout for no name that a file can have")]
+    Whiteout,
+    /// More than 255 symbolic links on the way.
+    #[error("more than {limit} symbolic links on the way: {}", escape(path))]
+    SymlinkLoop {
+        /// The path that was being followed.
+        path: Vec<u8>,
+        /// How many are followed.
+        limit: u32,
+    },
+    /// A hard link to nothing.
+    #[error("hard link target {} does not exist", escape(.0))]
+    LinkMissing(Vec<u8>),
+    /// A hard link to a directory.
+    #[error("hard link target {} is a directory", escape(.0))]
+    LinkToDirectory(Vec<u8>),
+    /// A name or path longer than Linux has them.
+    #[error("{what} has {found} bytes, at most {limit}")]
+    TooLong {
+        /// Name or path.
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Xattrs that EROFS has no room for.
+    #[error("{what}: {found} bytes, EROFS holds at most {limit}")]
+    Xattr {
+        /// The xattr, or all of them.
+        what: String,
+        /// Its length.
+        found: u64,
+        /// What fits.
+        limit: u64,
+    },
+    /// Sparse files that expand beyond all measure.
+    #[error("holes of sparse files add up to {found} bytes, at most {limit}")]
+    Holes {
+        /// Their sum so far.
+        found: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+}

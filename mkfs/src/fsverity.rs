@@ -1,0 +1,81 @@
+//! fs-verity digests of all contents, from the leaves of the dm-verity tree.
+//!
+//! Contents stand in the image one after the other, block-aligned and zero-padded, so the leaf of a block is at the
+//! same time the leaf that fs-verity computes for the file. Each leaf is used here as it passes.
+
+use mkimg_format::erofs::raw::NULL_ADDR;
+use mkimg_format::fsverity::{Digester, zero_leaf};
+use mkimg_format::{Sha256, blocks_for};
+
+use crate::plan::Content;
+
+/// Takes the leaves of the image in order, and gives the digests of the contents in order.
+pub(crate) struct FsVerity<'a> {
+    contents: &'a [Content],
+    /// Content whose leaves are coming.
+    current: usize,
+    digester: Digester,
+    /// Leaves of it so far, holes included.
+    leaves: u64,
+    /// Blocks of the image that passed.
+    block: u64,
+    zero: Sha256,
+    digests: Vec<Sha256>,
+}
+
+impl<'a> FsVerity<'a> {
+    pub(crate) fn new(contents: &'a [Content]) -> Self {
+        let mut itself = Self {
+            contents,
+            current: 0,
+            digester: Digester::new(),
+            leaves: 0,
+            block: 0,
+            zero: zero_leaf(),
+            digests: Vec::with_capacity(contents.len()),
+        };
+        itself.skip_holes();
+        itself
+    }
+
+    /// Takes the leaf of the next block of the image.
+    pub(crate) fn push(&mut self, leaf: &Sha256) {
+        // Block 0 is the header's.
+        if self.block > 0 && self.current < self.contents.len() {
+            self.digester.push(leaf);
+            self.leaves += 1;
+            self.skip_holes();
+        }
+        self.block += 1;
+    }
+
+    /// Digests so far.
+    pub(crate) fn digests(&self) -> &[Sha256] {
+        &self.digests
+    }
+
+    /// Goes on to the next block that is in the image: over holes, and over the end of contents.
+    fn skip_holes(&mut self) {
+        while let Some(content) = self.contents.get(self.current) {
+            let blocks = blocks_for(content.size);
+            if let Some(chunks) = &content.chunks {
+                while self.leaves < blocks {
+                    let index = usize::try_from(self.leaves / chunks.chunk_blocks()).unwrap_or(usize::MAX);
+                    if chunks.map.get(index).is_some_and(|address| *address != NULL_ADDR) {
+                        return;
+                    }
+                    for _ in 0..chunks.blocks_of(index, content.size) {
+                        self.digester.push(&self.zero);
+                        self.leaves += 1;
+                    }
+                }
+            }
+            if self.leaves < blocks {
+                return;
+            }
+            self.digests.push(std::mem::take(&mut self.digester).finish(content.size));
+            self.leaves = 0;
+            self.current += 1;
+        }
+    }
+}

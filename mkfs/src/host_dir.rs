@@ -1,0 +1,225 @@
+//! A directory of this machine as a source.
+//!
+//! Every step is relative to an open descriptor and never follows a symbolic link, and what lies on another file
+//! system is left out: the tree may belong to somebody else, and may change while it is read.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use mkimg_format::erofs::{PATH_MAX, SYMLINK_MAX, Timestamp};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Span};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::scan::{Scanner, hash_logical, read_full};
+
+/// Bytes of the names of all xattrs of one file, and of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const XATTR_MAX: usize = 64 << 10;
+
+/// The directory.
+pub(crate) struct HostDir {
+    root: OwnedFd,
+    device: u64,
+}
+
+impl HostDir {
+    /// Opens a directory.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let fail = |error: Errno| Error::Host {
+            path: path.as_os_str().as_encoded_bytes().to_vec(),
+            source: error.into(),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
+        let device = rustix::fs::fstat(&root).map_err(fail)?.st_dev;
+        Ok(Self { root, device })
+    }
+
+    /// Opens something below the directory without following any link on the way.
+    fn open_below(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let path = if path.is_empty() { &b"."[..] } else { path };
+        rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
+    }
+
+    /// Opens a regular file for reading.
+    pub(crate) fn open_file(&self, path: &[u8]) -> io::Result<File> {
+        // Never waits for a writer, should a fifo have taken the file's place.
+        let file = self.open_below(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("is no regular file any more"));
+        }
+        Ok(file.into())
+    }
+
+    /// Reads the whole tree, as one layer.
+    pub(crate) fn scan(&self, progress: &dyn Progress) -> Result<Scan> {
+        let mut walk = Walk {
+            dir: self,
+            scanner: Scanner::new(1),
+            links: HashMap::new(),
+            buffer: vec![0; 256 << 10],
+            progress,
+        };
+        let stat = rustix::fs::fstat(&self.root).map_err(|error| host(b"", error))?;
+        walk.add(b"", &stat, self.root.as_fd())?;
+        // Directories still to read. Paths, not descriptors: a tree may be deeper than a process may have files.
+        let mut ahead: Vec<Vec<u8>> = vec![Vec::new()];
+        while let Some(path) = ahead.pop() {
+            walk.read_dir(&path, &mut ahead)?;
+        }
+        Ok(walk.scanner.scan)
+    }
+}
+
+fn host(path: &[u8], error: impl Into<io::Error>) -> Error {
+    Error::Host { path: path.to_vec(), source: error.into() }
+}
+
+/// A walk in progress.
+struct Walk<'a> {
+    dir: &'a HostDir,
+    scanner: Scanner,
+    /// First path of every file that has more names.
+    links: HashMap<(u64, u64), Span>,
+    buffer: Vec<u8>,
+    progress: &'a dyn Progress,
+}
+
+impl Walk<'_> {
+    fn read_dir(&mut self, path: &[u8], ahead: &mut Vec<Vec<u8>>) -> Result<()> {
+        let fail = |error: Errno| host(path, error);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.dir.open_below(path, flags).map_err(fail)?;
+        let mut names: Vec<CString> = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name() != c"." && entry.file_name() != c".." {
+                names.push(entry.file_name().to_owned());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let mut child = path.to_vec();
+            if !child.is_empty() {
+                child.push(b'/');
+            }
+            child.extend_from_slice(name.to_bytes());
+            if child.len() > PATH_MAX {
+                return Err(host(&child, Errno::NAMETOOLONG));
+            }
+            self.visit(&fd, &name, child, ahead)?;
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, dir: &OwnedFd, name: &CStr, path: Vec<u8>, ahead: &mut Vec<Vec<u8>>) -> Result<()> {
+        let fail = |error: Errno| host(&path, error);
+        // O_PATH opens anything, devices and fifos too, without touching it.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(fail)?;
+        let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(fail)?;
+        self.add(&path, &stat, fd.as_fd())?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            if stat.st_dev == self.dir.device {
+                ahead.push(path);
+            } else {
+                let line = format!("{}: another file system is left out", mkimg_format::erofs::escape(&path));
+                self.scanner.scan.warnings.push(line);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one inode, or one more name of it.
+    fn add(&mut self, path: &[u8], stat: &Stat, fd: impl AsFd) -> Result<()> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let span = self.scanner.keep(path)?;
+        if kind != FileType::Directory && stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+                let node = Node::Hardlink(*first);
+                return self.scanner.add_entry(Entry { path: span, node, attributes: Attributes::IMPLIED });
+            }
+            self.links.insert((stat.st_dev, stat.st_ino), span);
+        }
+        let xattrs = read_xattrs(&fd).map_err(|error| host(path, error))?;
+        let attributes = Attributes {
+            mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: Timestamp { sec: stat.st_mtime, nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
+            xattrs: self.scanner.keep_xattrs(path, xattrs)?,
+        };
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let node = match kind {
+            FileType::RegularFile => {
+                let file = self.read_file(path, span)?;
+                self.scanner.add_file(file)?
+            }
+            FileType::Directory => Node::Dir,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(|error| host(path, error))?;
+                if target.as_bytes().len() as u64 > SYMLINK_MAX {
+                    return Err(host(path, Errno::NAMETOOLONG));
+                }
+                Node::Symlink(self.scanner.keep(target.as_bytes())?)
+            }
+            FileType::CharacterDevice => Node::Char(major, minor),
+            FileType::BlockDevice => Node::Block(major, minor),
+            FileType::Fifo => Node::Fifo,
+            FileType::Socket => Node::Socket,
+            FileType::Unknown => return Err(host(path, Errno::INVAL)),
+        };
+        self.scanner.add_entry(Entry { path: span, node, attributes })
+    }
+
+    /// Hashes a file; its size is what was read, in case it grows or shrinks.
+    fn read_file(&mut self, path: &[u8], span: Span) -> Result<FileData> {
+        let fail = |error: io::Error| host(path, error);
+        let mut file = self.dir.open_file(path).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        let mut read = 0;
+        let blake3 = hash_logical(size, None, &mut self.buffer, |buf| {
+            let count = read_full(&mut file, buf)?;
+            read += count as u64;
+            Ok(count)
+        })
+        .map_err(fail)?;
+        if read != size {
+            return Err(Error::Changed { origin: "source directory".to_owned(), path: path.to_vec() });
+        }
+        self.progress.advance(size);
+        Ok(FileData { blake3, size, place: Place::Host(span), sparse: None })
+    }
+}
+
+/// All xattrs of an inode that is open as a path.
+fn read_xattrs(fd: &impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // A path descriptor has no xattr calls of its own; its link in /proc leads to the very inode.
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    let mut names = vec![0; XATTR_MAX];
+    let length = match rustix::fs::listxattr(&link, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let mut value = vec![0; XATTR_MAX];
+        match rustix::fs::getxattr(&link, name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            // Removed since it was listed.
+            Err(Errno::NODATA) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        xattrs.push((name.to_vec(), value));
+    }
+    Ok(xattrs)
+}

@@ -1,0 +1,192 @@
+//! Writes an image front to back, hashing every block once while it is in the cache.
+//!
+//! The producer fills buffers of 128 blocks (what one hash block covers); workers hash the blocks and write the
+//! buffer to its place; the hashes come back in order and grow the dm-verity tree. What is produced and where it
+//! goes never depends on how many workers there are.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use mkimg_format::merkle::{Builder, hash_block};
+use mkimg_format::verity::{Level, levels};
+use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
+
+/// Bytes of one job: the blocks under one hash block.
+const BUFFER: usize = 128 * BLOCK_LEN;
+
+/// What a worker gives back: the buffer for reuse, and the hash of each of its blocks.
+type Done = io::Result<(Vec<u8>, Vec<Sha256>)>;
+
+struct Job {
+    offset: u64,
+    bytes: Vec<u8>,
+    reply: SyncSender<Done>,
+}
+
+/// The writer. Implements [`Write`] for the protected area.
+pub(crate) struct ImageWriter<'f> {
+    file: &'f File,
+    jobs: SyncSender<Job>,
+    pending: VecDeque<Receiver<Done>>,
+    pending_max: usize,
+    spare: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+    /// Offset of the first byte in `buffer`.
+    offset: u64,
+    tree: Builder,
+    levels: Vec<Level>,
+    /// Hashes that came back: called with each leaf in order.
+    leaves: Box<dyn FnMut(&Sha256) + 'f>,
+}
+
+impl<'f> ImageWriter<'f> {
+    /// Starts `threads` workers in `scope`. `leaves` is told the hash of every block, in order.
+    pub(crate) fn start<'scope>(
+        scope: &'scope Scope<'scope, 'f>,
+        file: &'f File,
+        data_blocks: u64,
+        tree_offset: u64,
+        threads: NonZeroUsize,
+        leaves: impl FnMut(&Sha256) + 'f,
+    ) -> (Self, Vec<ScopedJoinHandle<'scope, ()>>) {
+        let pending_max = threads.get() * 2;
+        let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
+        let queue = Arc::new(Mutex::new(queue));
+        let workers = (0..threads.get())
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                scope.spawn(move || work(file, &queue))
+            })
+            .collect();
+        let writer = Self {
+            file,
+            jobs,
+            pending: VecDeque::with_capacity(pending_max),
+            pending_max,
+            spare: Vec::new(),
+            buffer: Vec::with_capacity(BUFFER),
+            offset: 0,
+            tree: Builder::new(),
+            levels: levels(data_blocks, tree_offset),
+            leaves: Box::new(leaves),
+        };
+        (writer, workers)
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn position(&self) -> u64 {
+        self.offset + self.buffer.len() as u64
+    }
+
+    /// Fills up with zeros to the next block.
+    pub(crate) fn pad(&mut self) -> io::Result<()> {
+        let length = usize::try_from(self.position().next_multiple_of(BLOCK_SIZE) - self.position());
+        self.write_all(&[0; BLOCK_LEN][..length.unwrap_or(0)])
+    }
+
+    /// Waits until every block so far is hashed and written. The position must be at a block boundary.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        self.submit()?;
+        while !self.pending.is_empty() {
+            self.collect()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the protected area and writes the rest of the tree; returns the root hash.
+    pub(crate) fn finish(mut self) -> io::Result<Sha256> {
+        self.drain()?;
+        let Self { file, tree, levels, .. } = self;
+        let mut outcome = Ok(());
+        let root = tree.finish(&mut |level: usize, index: u64, block: &[u8; BLOCK_LEN]| {
+            let written = write_hash_block(file, &levels, level, index, block);
+            if outcome.is_ok() {
+                outcome = written;
+            }
+        });
+        outcome.map(|()| root)
+    }
+
+    /// Hands the buffer to a worker.
+    fn submit(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        if self.pending.len() >= self.pending_max {
+            self.collect()?;
+        }
+        let mut next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER));
+        next.clear();
+        let bytes = std::mem::replace(&mut self.buffer, next);
+        let length = bytes.len() as u64;
+        let (reply, done) = mpsc::sync_channel(1);
+        let job = Job { offset: self.offset, bytes, reply };
+        self.jobs.send(job).map_err(|_| io::Error::other("the writing threads have stopped"))?;
+        self.pending.push_back(done);
+        self.offset += length;
+        Ok(())
+    }
+
+    /// Takes the hashes of the oldest buffer into the tree.
+    fn collect(&mut self) -> io::Result<()> {
+        let Some(done) = self.pending.pop_front() else { return Ok(()) };
+        let (buffer, hashes) = done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
+        self.spare.push(buffer);
+        let Self { file, tree, levels, leaves, .. } = self;
+        let mut outcome = Ok(());
+        for leaf in &hashes {
+            leaves(leaf);
+            tree.push(leaf, &mut |level: usize, index: u64, block: &[u8; BLOCK_LEN]| {
+                let written = write_hash_block(file, levels, level, index, block);
+                if outcome.is_ok() {
+                    outcome = written;
+                }
+            });
+        }
+        outcome
+    }
+}
+
+impl Write for ImageWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() == BUFFER {
+            self.submit()?;
+        }
+        let count = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Hashes and writes buffers until there are no more.
+fn work(file: &File, queue: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { offset, bytes, reply }) = job else { return };
+        let hashes = bytes.chunks(BLOCK_LEN).map(hash_block).collect();
+        let done = file.write_all_at(&bytes, offset).map(|()| (bytes, hashes));
+        // Nobody waits any more after an error.
+        let _ = reply.send(done);
+    }
+}
+
+fn write_hash_block(
+    file: &File,
+    levels: &[Level],
+    level: usize,
+    index: u64,
+    block: &[u8; BLOCK_LEN],
+) -> io::Result<()> {
+    let level = levels.get(level).ok_or_else(|| io::Error::other("more hash blocks than planned"))?;
+    file.write_all_at(block, level.block_offset(index))
+}

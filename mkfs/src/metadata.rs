@@ -1,0 +1,202 @@
+//! The metadata area: inodes with what follows them, directory blocks, shared xattrs.
+//!
+//! Written front to back from the plan, and a pure function of it: it is written twice, once into a hash that
+//! becomes the UUID, once into the image.
+
+use std::io::{self, Write};
+
+use mkimg_format::BLOCK_SIZE;
+use mkimg_format::erofs::raw::{
+    CHUNK_BITS_MASK, DIRENT_LEN, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN,
+    NULL_ADDR, RawCompactInode, RawDirent, RawExtendedInode, SLOT, encode_rdev, xattr_icount,
+};
+use zerocopy::IntoBytes as _;
+
+use crate::flatten::Flat;
+use crate::plan::{Placed, Plan, dir_blocks, dir_len, dir_names, nlink};
+use crate::tree::{Dir, Node};
+
+/// Counts what it passes on, and can fill up with zeros.
+struct Counted<W> {
+    out: W,
+    at: u64,
+}
+
+impl<W: Write> Counted<W> {
+    fn pad_to(&mut self, offset: u64) -> io::Result<()> {
+        static ZEROS: [u8; 4096] = [0; 4096];
+        while self.at < offset {
+            let room = usize::try_from(offset - self.at).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.write_all(&ZEROS[..room])?;
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(buf)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes the blocks from `meta_block` up to `seal_block`.
+///
+/// # Errors
+/// What `out` reports.
+pub(crate) fn write_metadata(flat: &Flat, plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+    let meta = plan.header.meta_block;
+    let area = |block: u32| (u64::from(block) - meta) * BLOCK_SIZE;
+    let mut out = Counted { out, at: 0 };
+    for placed in &plan.inodes {
+        out.pad_to(u64::from(placed.nid) * SLOT)?;
+        write_inode(flat, plan, placed, &mut out)?;
+    }
+    out.pad_to(area(plan.body_block))?;
+    for placed in &plan.inodes {
+        write_body(flat, plan, placed, &mut out)?;
+    }
+    out.pad_to(area(plan.xattr_block))?;
+    plan.xattrs.write_pool(&mut out)?;
+    out.pad_to((plan.header.seal_block - meta) * BLOCK_SIZE)?;
+    out.flush()
+}
+
+/// Writes an inode, its xattrs, and its tail or chunk map.
+fn write_inode(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut impl Write) -> io::Result<()> {
+    let inode = flat.tree.inode(placed.id);
+    let attributes = &inode.attributes;
+    let content = plan.content(placed);
+    let body = u64::from(plan.body_block) + u64::from(placed.body_block);
+    let body = u32::try_from(body).map_err(io::Error::other)?;
+    let flat_layout = if placed.inline { LAYOUT_FLAT_INLINE } else { LAYOUT_FLAT_PLAIN };
+    let start_of = |size: u64| if placed.inline && size < BLOCK_SIZE { NULL_ADDR } else { body };
+    let (layout, size, i_u) = match (&inode.node, content) {
+        (Node::Dir(dir), _) => {
+            let size = dir_len(dir);
+            (flat_layout, size, start_of(size))
+        }
+        (Node::Symlink(target), _) => {
+            let size = target.len() as u64;
+            (flat_layout, size, start_of(size))
+        }
+        (Node::File(_), Some(content)) => match &content.chunks {
+            Some(chunks) => (LAYOUT_CHUNK_BASED, content.size, chunks.bits & u32::from(CHUNK_BITS_MASK)),
+            None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
+            None => (LAYOUT_FLAT_PLAIN, content.size, content.start),
+        },
+        (Node::Char(major, minor) | Node::Block(major, minor), _) => {
+            (LAYOUT_FLAT_PLAIN, 0, encode_rdev(*major, *minor))
+        }
+        _ => (LAYOUT_FLAT_PLAIN, 0, 0),
+    };
+    let icount = xattr_icount(plan.xattrs.body_len(attributes.xattrs)).unwrap_or(0);
+    let mode = inode.file_type().mode_bits() | attributes.mode;
+    let links = nlink(flat, placed.id);
+    if placed.compact {
+        let raw = RawCompactInode {
+            i_format: (layout << 1).into(),
+            i_xattr_icount: icount.into(),
+            i_mode: mode.into(),
+            i_nlink: u16::try_from(links).map_err(io::Error::other)?.into(),
+            i_size: u32::try_from(size).map_err(io::Error::other)?.into(),
+            i_u: i_u.into(),
+            i_ino: placed.nid.into(),
+            i_uid: u16::try_from(attributes.uid).map_err(io::Error::other)?.into(),
+            i_gid: u16::try_from(attributes.gid).map_err(io::Error::other)?.into(),
+            ..RawCompactInode::default()
+        };
+        out.write_all(raw.as_bytes())?;
+    } else {
+        let raw = RawExtendedInode {
+            i_format: (FORMAT_EXTENDED | (layout << 1)).into(),
+            i_xattr_icount: icount.into(),
+            i_mode: mode.into(),
+            i_size: size.into(),
+            i_u: i_u.into(),
+            i_ino: placed.nid.into(),
+            i_uid: attributes.uid.into(),
+            i_gid: attributes.gid.into(),
+            i_mtime: attributes.mtime.sec.cast_unsigned().into(),
+            i_mtime_nsec: attributes.mtime.nsec.into(),
+            i_nlink: links.into(),
+            ..RawExtendedInode::default()
+        };
+        out.write_all(raw.as_bytes())?;
+    }
+    plan.xattrs.write_body(attributes.xattrs, out)?;
+    match (&inode.node, content.and_then(|content| content.chunks.as_ref())) {
+        (Node::Dir(dir), _) if placed.inline => write_dir(plan, placed, dir, Part::Tail, out),
+        (Node::Symlink(target), _) if placed.inline => {
+            let whole = target.len() - target.len() % 4096;
+            out.write_all(&target[whole..])
+        }
+        (Node::File(_), Some(chunks)) => {
+            chunks.map.iter().try_for_each(|address| out.write_all(&address.to_le_bytes()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the whole blocks of a directory or link target.
+fn write_body(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut Counted<impl Write>) -> io::Result<()> {
+    match &flat.tree.inode(placed.id).node {
+        Node::Dir(dir) => write_dir(plan, placed, dir, Part::Blocks, out)?,
+        Node::Symlink(target) if !placed.inline => out.write_all(target)?,
+        _ => return Ok(()),
+    }
+    let end = out.at.next_multiple_of(BLOCK_SIZE);
+    out.pad_to(end)
+}
+
+/// Which part of a directory.
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Part {
+    /// All blocks, but for the one that stands behind the inode.
+    Blocks,
+    /// The last block, as far as it is used.
+    Tail,
+}
+
+fn write_dir(plan: &Plan, placed: &Placed, dir: &Dir, part: Part, out: &mut impl Write) -> io::Result<()> {
+    let names = dir_names(dir, placed.id);
+    let (blocks, _) = dir_blocks(names.clone());
+    let mut names = names;
+    let last = blocks.len() - 1;
+    for (index, count) in blocks.into_iter().enumerate() {
+        let wanted = match part {
+            Part::Blocks => index < last || !placed.inline,
+            Part::Tail => index == last,
+        };
+        let names = names.by_ref().take(count);
+        if !wanted {
+            names.for_each(drop);
+            continue;
+        }
+        let names: Vec<_> = names.collect();
+        let mut nameoff = count * DIRENT_LEN;
+        for (name, id) in &names {
+            let target = plan.placed(*id).ok_or_else(|| io::Error::other("a name leads to no inode"))?;
+            let dirent = RawDirent {
+                nid: u64::from(target.nid).into(),
+                nameoff: u16::try_from(nameoff).map_err(io::Error::other)?.into(),
+                file_type: target.file_type,
+                reserved: 0,
+            };
+            out.write_all(dirent.as_bytes())?;
+            nameoff += name.len();
+        }
+        for (name, _) in &names {
+            out.write_all(name)?;
+        }
+        if index < last {
+            out.write_all(&vec![0; 4096 - nameoff])?;
+        }
+    }
+    Ok(())
+}

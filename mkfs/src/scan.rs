@@ -1,0 +1,325 @@
+//! First pass over the layers: every digest is checked, headers become entries, data is hashed and dropped.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use mkimg_format::erofs::{Timestamp, XattrClass, escape};
+use mkimg_oci::{Layer, LayerSummary};
+
+use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, XattrPair, XattrSet};
+use crate::error::{Error, Problem, Result};
+use crate::progress::Progress;
+use crate::tar;
+
+/// Zeros that sparse files of one image may expand to. They cost no space, but every one is hashed.
+const HOLES_MAX: u64 = 256 << 30;
+
+/// Entries of one layer.
+const ENTRIES_MAX: usize = 1 << 27;
+
+/// Warnings that one layer may cause.
+const WARNINGS_MAX: usize = 100;
+
+/// Largest value that `e_value_size` can tell.
+const XATTR_VALUE_MAX: usize = u16::MAX as usize;
+
+const BUFFER: usize = 256 << 10;
+
+/// Scans all layers on up to `threads` threads and hands them over in order, lowest first.
+///
+/// # Errors
+/// The error of the lowest layer that has one, or that of `take`.
+pub(crate) fn scan_layers(
+    layers: &[Layer],
+    threads: NonZeroUsize,
+    progress: &dyn Progress,
+    mut take: impl FnMut(usize, LayerSummary, Scan) -> Result<()>,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let (send, results) = mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.get().min(layers.len()) {
+            let send = send.clone();
+            let next = &next;
+            scope.spawn(move || {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(layer) = layers.get(index) else { return };
+                    let result = scan_layer(layer, progress);
+                    // The receiver is gone after an error: nothing more to do.
+                    if send.send((index, result)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let mut waiting = HashMap::new();
+        let mut wanted = 0;
+        let outcome = (|| {
+            for (index, result) in &results {
+                waiting.insert(index, result);
+                while let Some(result) = waiting.remove(&wanted) {
+                    let (summary, scan) = result?;
+                    take(wanted, summary, scan)?;
+                    wanted += 1;
+                }
+            }
+            Ok(())
+        })();
+        // Lets the threads see that nobody listens, before the scope waits for them.
+        next.store(layers.len(), Ordering::Relaxed);
+        drop(results);
+        outcome
+    })
+}
+
+/// Scans one layer.
+fn scan_layer(layer: &Layer, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
+    let mut reader = tar::Reader::new(layer.open()?, tar::Limits::default());
+    let scanned = scan_tar(layer.number, &mut reader);
+    // A damaged blob makes any nonsense of a tar: its digest speaks first.
+    let summary = reader.into_inner().finish()?;
+    progress.advance(summary.blob_size);
+    Ok((summary, scanned?))
+}
+
+/// Reads a tar to its end marker.
+fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>) -> Result<Scan> {
+    let fault = |source| Error::Tar { layer: number, source };
+    let mut scanner = Scanner::new(number);
+    let mut buffer = vec![0; BUFFER];
+    while let Some(entry) = reader.next_entry().map_err(fault)? {
+        let blake3 = if entry.kind == tar::Kind::File {
+            scanner.count_holes(&entry)?;
+            Some(hash_logical(entry.size, entry.sparse.as_deref(), &mut buffer, |buf| {
+                reader.read_data(buf).map_err(fault)
+            })?)
+        } else {
+            None
+        };
+        scanner.add(entry, blake3)?;
+    }
+    Ok(scanner.scan)
+}
+
+/// BLAKE3 of content whose stored bytes come from `read`; holes are hashed as zeros.
+pub(crate) fn hash_logical<E>(
+    size: u64,
+    sparse: Option<&[tar::Segment]>,
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8]) -> std::result::Result<usize, E>,
+) -> std::result::Result<[u8; 32], E> {
+    let mut hasher = blake3::Hasher::new();
+    for_each_run(size, sparse, |run| match run {
+        Run::Hole(length) => {
+            hash_zeros(&mut hasher, length);
+            Ok(())
+        }
+        Run::Data(mut left) => {
+            while left > 0 {
+                let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                let count = read(&mut buffer[..room])?;
+                if count == 0 {
+                    return Ok(()); // the tar reader reports a short entry by itself
+                }
+                hasher.update(&buffer[..count]);
+                left -= count as u64;
+            }
+            Ok(())
+        }
+    })?;
+    Ok(hasher.finalize().into())
+}
+
+/// A stretch of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// So many zeros that are not stored.
+    Hole(u64),
+    /// So many stored bytes.
+    Data(u64),
+}
+
+/// Calls `take` for the stretches of a file in order.
+pub(crate) fn for_each_run<E>(
+    size: u64,
+    sparse: Option<&[tar::Segment]>,
+    mut take: impl FnMut(Run) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let Some(segments) = sparse else { return take(Run::Data(size)) };
+    let mut at = 0;
+    for segment in segments {
+        if segment.offset > at {
+            take(Run::Hole(segment.offset - at))?;
+        }
+        take(Run::Data(segment.len))?;
+        at = segment.offset.saturating_add(segment.len);
+    }
+    if at < size { take(Run::Hole(size - at)) } else { Ok(()) }
+}
+
+/// Hashes zeros.
+pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while length > 0 {
+        let room = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
+        hasher.update(&ZEROS[..room]);
+        length -= room as u64;
+    }
+}
+
+/// Collects the entries of one layer.
+pub(crate) struct Scanner {
+    number: usize,
+    pub(crate) scan: Scan,
+    sets: HashMap<Box<[XattrPair]>, XattrSet>,
+    holes: u64,
+}
+
+impl Scanner {
+    pub(crate) fn new(number: usize) -> Self {
+        let scan = Scan { xattrs: vec![Box::default()], ..Scan::default() };
+        Self { number, scan, sets: HashMap::from([(Box::default(), XattrSet(0))]), holes: 0 }
+    }
+
+    fn fail(&self, path: &[u8], problem: Problem) -> Error {
+        Error::Entry { layer: self.number, path: path.to_vec(), problem }
+    }
+
+    fn warn(&mut self, path: &[u8], what: &str) {
+        let count = self.scan.warnings.len();
+        if count < WARNINGS_MAX {
+            self.scan.warnings.push(format!("layer {}: {}: {what}", self.number, escape(path)));
+        } else if count == WARNINGS_MAX {
+            self.scan.warnings.push(format!("layer {}: more warnings are left out", self.number));
+        }
+    }
+
+    fn count_holes(&mut self, entry: &tar::Entry) -> Result<()> {
+        self.holes = self.holes.saturating_add(entry.size.saturating_sub(entry.stored));
+        if self.holes > HOLES_MAX {
+            let problem = Problem::Holes { found: self.holes, limit: HOLES_MAX };
+            return Err(self.fail(&entry.path, problem));
+        }
+        Ok(())
+    }
+
+    /// Keeps a text of an entry.
+    pub(crate) fn keep(&mut self, text: &[u8]) -> Result<crate::entry::Span> {
+        let found = self.scan.text.len() as u64;
+        self.scan.keep(text).ok_or(Error::Limit { what: "bytes of names in one layer", found, limit: u32::MAX.into() })
+    }
+
+    /// Keeps the xattrs of an entry, but for those of overlayfs.
+    pub(crate) fn keep_xattrs(&mut self, path: &[u8], xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Result<XattrSet> {
+        let mut kept = Vec::with_capacity(xattrs.len());
+        for (name, value) in xattrs {
+            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+                self.warn(path, &format!("xattr {} of overlayfs is dropped", escape(&name)));
+                continue;
+            }
+            let class = XattrClass::of(&name);
+            if !class.is_visible() {
+                self.warn(path, &format!("xattr {} is kept, but Linux does not show it", escape(&name)));
+            }
+            for (what, found, limit) in [
+                ("value", value.len(), XATTR_VALUE_MAX),
+                ("name", class.suffix.len(), usize::from(u8::MAX)),
+            ] {
+                if found > limit {
+                    let what = format!("{what} of xattr {}", escape(&name));
+                    let problem = Problem::Xattr { what, found: found as u64, limit: limit as u64 };
+                    return Err(self.fail(path, problem));
+                }
+            }
+            kept.push((name.into_boxed_slice(), value.into_boxed_slice()));
+        }
+        kept.sort_unstable();
+        let kept = kept.into_boxed_slice();
+        if let Some(known) = self.sets.get(&kept) {
+            return Ok(*known);
+        }
+        let room = crate::xattrs::inline_len(kept.iter().map(|(name, value)| (&**name, &**value)));
+        if mkimg_format::erofs::raw::xattr_icount(room).is_none() {
+            let limit = crate::xattrs::BODY_MAX;
+            let problem = Problem::Xattr { what: "all xattrs together".to_owned(), found: room, limit };
+            return Err(self.fail(path, problem));
+        }
+        let set = XattrSet(u32::try_from(self.scan.xattrs.len()).unwrap_or(u32::MAX));
+        self.scan.xattrs.push(kept.clone());
+        self.sets.insert(kept, set);
+        Ok(set)
+    }
+
+    /// Adds a member of a tar; a file comes with the hash of its content.
+    fn add(&mut self, entry: tar::Entry, blake3: Option<[u8; 32]>) -> Result<()> {
+        let attributes = Attributes {
+            mode: u16::try_from(entry.mode & 0o7777).unwrap_or(0),
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: Timestamp { sec: entry.mtime.sec, nsec: entry.mtime.nsec },
+            xattrs: match entry.kind {
+                tar::Kind::Hardlink => XattrSet(0),
+                _ => self.keep_xattrs(&entry.path, entry.xattrs)?,
+            },
+        };
+        let path = self.keep(&entry.path)?;
+        let (major, minor) = entry.rdev;
+        let node = match entry.kind {
+            tar::Kind::File => self.add_file(FileData {
+                blake3: blake3.unwrap_or_default(),
+                size: entry.size,
+                place: Place::Tar(entry.data_offset),
+                sparse: entry.sparse.map(Vec::into_boxed_slice),
+            })?,
+            tar::Kind::Hardlink => Node::Hardlink(self.keep(&entry.link)?),
+            tar::Kind::Symlink => Node::Symlink(self.keep(&entry.link)?),
+            tar::Kind::Char => Node::Char(major, minor),
+            tar::Kind::Block => Node::Block(major, minor),
+            tar::Kind::Dir => Node::Dir,
+            tar::Kind::Fifo => Node::Fifo,
+        };
+        self.add_entry(Entry { path, node, attributes })
+    }
+
+    /// Adds the content of a file.
+    pub(crate) fn add_file(&mut self, file: FileData) -> Result<Node> {
+        let found = self.scan.files.len();
+        let index = u32::try_from(found).map_err(|_| Error::Limit {
+            what: "files in one layer",
+            found: found as u64,
+            limit: ENTRIES_MAX as u64,
+        })?;
+        self.scan.files.push(file);
+        Ok(Node::File(index))
+    }
+
+    /// Adds an entry.
+    pub(crate) fn add_entry(&mut self, entry: Entry) -> Result<()> {
+        let found = self.scan.entries.len();
+        if found >= ENTRIES_MAX {
+            let limit = ENTRIES_MAX as u64;
+            return Err(Error::Limit { what: "entries in one layer", found: found as u64, limit });
+        }
+        self.scan.entries.push(entry);
+        Ok(())
+    }
+}
+
+/// Reads until `buf` is full or the reader ends.
+pub(crate) fn read_full(reader: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match reader.read(&mut buf[done..]) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

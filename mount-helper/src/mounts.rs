@@ -1,0 +1,154 @@
+//! Which images are mounted, from what the kernel says alone.
+//!
+//! | mount | device number | where the image's path comes from |
+//! |---|---|---|
+//! | EROFS on a loop device | of the loop device | `/sys/block/loopN/loop/backing_file` |
+//! | EROFS on dm-verity | of the mapped device | `/sys/block/dm-N/slaves`, then as above |
+//! | EROFS from a file | major 0 | source in mountinfo |
+//! | overlay over a detached EROFS | major 0 | source in mountinfo, see [`crate::overlay`] |
+//!
+//! An image is ours when it begins with the eight bytes of the mkimg header. They are read from the
+//! block device where there is one, so a backing file that was deleted is still recognised. For a
+//! file-backed mount only the path is known: when the file is gone, or another one is there now, the
+//! mount cannot be told from any other EROFS mount and is listed only if that path carries the header.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::dm::DevNumber;
+use crate::error::Result;
+use crate::loop_device::LoopDevice;
+use crate::mount::open_image;
+use crate::mountinfo::{self, MountEntry};
+use crate::overlay::OverlaySource;
+
+/// The first eight bytes of an image.
+pub const MAGIC: [u8; 8] = *b"mkimg\r\n\x1a";
+
+/// What lies between the file system and the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backing {
+    /// Nothing: mounted straight from the file.
+    File,
+    /// `/dev/loopN`.
+    Loop(u32),
+    /// A mapped device.
+    Dm {
+        /// N of `/dev/dm-N`.
+        number: u32,
+        /// Its name, for example `mkimg-` and a root hash.
+        name: String,
+        /// The loop device below it, if there is one.
+        loop_number: Option<u32>,
+    },
+    /// Another block device, which is the image itself.
+    Device,
+}
+
+/// One mounted image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImageMount {
+    /// The mount point.
+    pub target: PathBuf,
+    /// The image file or device, as the kernel names it.
+    pub image: PathBuf,
+    /// What lies below the file system.
+    pub backing: Backing,
+    /// Upper directory, when it is an overlay over the image.
+    pub upper: Option<PathBuf>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// The mounted images of the caller's mount namespace, in the order of mountinfo.
+pub fn mounts() -> Result<Vec<ImageMount>> {
+    Ok(mountinfo::read()?.iter().filter_map(image_mount).filter(|(_, ours)| *ours).map(|(m, _)| m).collect())
+}
+
+/// Reads a mount as one of an image; the flag tells whether the mkimg header was found.
+///
+/// `None` when it is neither EROFS nor an overlay made by this crate.
+pub(crate) fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
+    let (backing, image) = if entry.fstype == "erofs" {
+        if entry.major == 0 {
+            (Backing::File, PathBuf::from(&entry.source))
+        } else {
+            let number = DevNumber { major: entry.major, minor: entry.minor };
+            by_device(&device_name(number)?)
+        }
+    } else if entry.fstype == "overlay" {
+        let source = OverlaySource::parse(&entry.source)?;
+        match source.device.as_str() {
+            "file" => (Backing::File, source.image),
+            "dev" => (Backing::Device, source.image),
+            name => {
+                let (backing, image) = by_device(name);
+                // A loop device that is not bound is not below anything.
+                if backing == Backing::Device {
+                    return None;
+                }
+                (backing, image)
+            }
+        }
+    } else {
+        return None;
+    };
+    let node = match &backing {
+        Backing::File | Backing::Device => image.clone(),
+        Backing::Loop(number) => PathBuf::from(format!("/dev/loop{number}")),
+        Backing::Dm { number, .. } => PathBuf::from(format!("/dev/dm-{number}")),
+    };
+    let ours = has_header(&node);
+    let upper = entry.super_option("upperdir").map(PathBuf::from);
+    let target = entry.target.clone();
+    Some((ImageMount { target, image, backing, upper, read_only: entry.read_only() }, ours))
+}
+
+/// Kernel name of a block device: the last component of what `/sys/dev/block/M:N` points to.
+fn device_name(number: DevNumber) -> Option<String> {
+    let link = fs::read_link(format!("/sys/dev/block/{number}")).ok()?;
+    link.file_name()?.to_str().map(str::to_owned)
+}
+
+fn by_device(name: &str) -> (Backing, PathBuf) {
+    if let Some(number) = loop_number(name)
+        && let Some(image) = LoopDevice::backing(number)
+    {
+        return (Backing::Loop(number), image);
+    }
+    let sys = Path::new("/sys/block").join(name);
+    if let Some(number) = name.strip_prefix("dm-").and_then(|n| n.parse().ok())
+        && let Ok(dm_name) = fs::read_to_string(sys.join("dm/name"))
+    {
+        let slave = first_entry(&sys.join("slaves")).unwrap_or_default();
+        let loop_number = loop_number(&slave);
+        let image =
+            loop_number.and_then(LoopDevice::backing).unwrap_or_else(|| Path::new("/dev").join(slave));
+        return (Backing::Dm { number, name: dm_name.trim_end().to_owned(), loop_number }, image);
+    }
+    (Backing::Device, Path::new("/dev").join(name))
+}
+
+fn loop_number(name: &str) -> Option<u32> {
+    name.strip_prefix("loop")?.parse().ok()
+}
+
+/// The first name in a directory; data and hash device of an appended tree are one slave.
+fn first_entry(dir: &Path) -> Option<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    names.into_iter().next()
+}
+
+fn has_header(path: &Path) -> bool {
+    fn read(file: &File) -> std::io::Result<bool> {
+        let mut magic = [0u8; 8];
+        file.read_exact_at(&mut magic, 0)?;
+        Ok(magic == MAGIC)
+    }
+    path.is_absolute() && open_image(path).is_ok_and(|file| read(&file).unwrap_or(false))
+}

@@ -1,0 +1,373 @@
+//! What mount(8) hands to its helper `mount.mkimg`.
+//!
+//! `mount.mkimg SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]`. Options are separated by
+//! commas; a value that holds a comma is put in double quotes, or the comma is written `\,`. The later
+//! of two options wins.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::mount::MountAttrs;
+use crate::policy::{MountRequest, VerityPolicy, Via};
+
+/// Exit status of mount(8): wrong usage.
+pub const EXIT_USAGE: u8 = 1;
+/// Exit status of mount(8): the mount failed.
+pub const EXIT_FAILURE: u8 = 32;
+
+/// Options that concern mount(8) itself, or that a read-only image fulfils anyway.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "async",
+    "sync",
+    "atime",
+    "noatime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "silent",
+    "loud",
+    "nomand",
+];
+
+/// Options with a value that concern mount(8) itself.
+const IGNORED_WITH_VALUE: &[&str] = &["comment", "user", "uhelper", "helper"];
+
+/// The options of a mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MountOptions {
+    /// `verity=auto|kernel|once|off`.
+    pub policy: VerityPolicy,
+    /// `roothash=HEX`: the root hash that the image must have.
+    pub root_hash: Option<[u8; 32]>,
+    /// `upperdir=DIR`.
+    pub upper: Option<PathBuf>,
+    /// `workdir=DIR`.
+    pub work: Option<PathBuf>,
+    /// `via=auto|file|loop`; plain `loop` is `via=loop`.
+    pub via: Via,
+    /// `ro`, `nodev`, `nosuid`, `noexec` and their opposites.
+    pub attrs: MountAttrs,
+}
+
+/// The helper's whole command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HelperArgs {
+    /// The image.
+    pub source: PathBuf,
+    /// The mount point.
+    pub target: PathBuf,
+    /// `-f`: do everything but the mount.
+    pub fake: bool,
+    /// `-s`: unknown options are ignored.
+    pub sloppy: bool,
+    /// `-v`: say more.
+    pub verbose: bool,
+    /// The options.
+    pub options: MountOptions,
+}
+
+impl HelperArgs {
+    /// Parses the arguments after the program's name.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self> {
+        let mut args = args.into_iter();
+        let mut places: Vec<PathBuf> = Vec::new();
+        let mut texts: Vec<OsString> = Vec::new();
+        let (mut fake, mut sloppy, mut verbose) = (false, false, false);
+        let mut only_places = false;
+        while let Some(arg) = args.next() {
+            let Some(letters) = arg.as_bytes().strip_prefix(b"-").filter(|l| !l.is_empty() && !only_places)
+            else {
+                places.push(PathBuf::from(arg));
+                continue;
+            };
+            if letters == b"-" {
+                only_places = true;
+                continue;
+            }
+            let mut rest = letters;
+            while let Some((letter, tail)) = rest.split_first() {
+                rest = tail;
+                match letter {
+                    b'f' => fake = true,
+                    b's' => sloppy = true,
+                    b'v' => verbose = true,
+                    b'n' => {}
+                    b'o' | b't' => {
+                        let value = if tail.is_empty() {
+                            args.next().ok_or_else(|| usage(&arg, "needs a value"))?
+                        } else {
+                            OsStr::from_bytes(tail).to_owned()
+                        };
+                        if *letter == b'o' {
+                            texts.push(value);
+                        }
+                        break;
+                    }
+                    b'N' => return Err(usage(&arg, "other mount namespaces are not supported")),
+                    _ => return Err(usage(&arg, "not known")),
+                }
+            }
+        }
+        let mut places = places.into_iter();
+        let (Some(source), Some(target), None) = (places.next(), places.next(), places.next()) else {
+            return Err(Error::Usage {
+                option: "arguments".to_owned(),
+                reason: "need SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE]",
+            });
+        };
+        let mut options = MountOptions::default();
+        for text in texts {
+            options.apply(&text, sloppy)?;
+        }
+        if options.upper.is_some() != options.work.is_some() {
+            return Err(Error::Usage {
+                option: "upperdir, workdir".to_owned(),
+                reason: "need both or neither",
+            });
+        }
+        Ok(Self { source, target, fake, sloppy, verbose, options })
+    }
+
+    /// The request to hand to [`crate::mount()`].
+    #[must_use]
+    pub fn request(&self) -> MountRequest<'_> {
+        MountRequest {
+            image: &self.source,
+            target: &self.target,
+            upper: self.options.upper.as_deref(),
+            work: self.options.work.as_deref(),
+            policy: self.options.policy,
+            via: self.options.via,
+            attrs: self.options.attrs,
+        }
+    }
+}
+
+impl MountOptions {
+    /// Applies one option string; with `sloppy`, unknown options are ignored.
+    pub fn apply(&mut self, text: &OsStr, sloppy: bool) -> Result<()> {
+        for option in split(text)? {
+            self.apply_one(&option, sloppy)?;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, option: &OsStr, sloppy: bool) -> Result<()> {
+        let bytes = option.as_bytes();
+        let (name, value) = match bytes.iter().position(|b| *b == b'=') {
+            Some(at) => {
+                let (name, value) = bytes.split_at(at);
+                (name, value.strip_prefix(b"="))
+            }
+            None => (bytes, None),
+        };
+        let name = std::str::from_utf8(name).map_err(|_| usage(option, "not known"))?;
+        let bad = |reason| Err(usage(option, reason));
+        match (name, value) {
+            ("verity", Some(value)) => {
+                self.policy = match value {
+                    b"auto" => VerityPolicy::Auto,
+                    b"kernel" => VerityPolicy::Kernel,
+                    b"once" => VerityPolicy::Once,
+                    b"off" => VerityPolicy::Off,
+                    _ => return bad("need auto, kernel, once or off"),
+                }
+            }
+            ("via", Some(value)) => {
+                self.via = match value {
+                    b"auto" => Via::Auto,
+                    b"file" => Via::File,
+                    b"loop" => Via::Loop,
+                    _ => return bad("need auto, file or loop"),
+                }
+            }
+            ("loop", None) => self.via = Via::Loop,
+            ("roothash", Some(value)) => match unhex(value) {
+                Some(hash) => self.root_hash = Some(hash),
+                None => return bad("need 64 hexadecimal digits"),
+            },
+            ("upperdir" | "workdir", Some(value)) => {
+                if value.is_empty() {
+                    return bad("need a directory");
+                }
+                let place = if name == "upperdir" { &mut self.upper } else { &mut self.work };
+                *place = Some(PathBuf::from(OsStr::from_bytes(value)));
+            }
+            ("ro", None) => self.attrs.read_only = true,
+            ("rw", None) => self.attrs.read_only = false,
+            ("nodev", None) => self.attrs.nodev = true,
+            ("dev", None) => self.attrs.nodev = false,
+            ("nosuid", None) => self.attrs.nosuid = true,
+            ("suid", None) => self.attrs.nosuid = false,
+            ("noexec", None) => self.attrs.noexec = true,
+            ("exec", None) => self.attrs.noexec = false,
+            ("verity" | "via" | "roothash" | "upperdir" | "workdir", None) => return bad("needs a value"),
+            (_, None) if IGNORED.contains(&name) => {}
+            (_, Some(_)) if IGNORED_WITH_VALUE.contains(&name) => {}
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
+            _ if sloppy => {}
+            _ => return bad("not known"),
+        }
+        Ok(())
+    }
+}
+
+/// Exit status that mount(8) expects for an error.
+#[must_use]
+pub fn exit_code(error: &Error) -> u8 {
+    if matches!(error, Error::Usage { .. }) { EXIT_USAGE } else { EXIT_FAILURE }
+}
+
+fn usage(option: &OsStr, reason: &'static str) -> Error {
+    Error::Usage { option: format!("{:?}", option.to_string_lossy()), reason }
+}
+
+/// Splits at commas outside of double quotes; drops the quotes, and the backslash of `\,` and `\\`.
+fn split(text: &OsStr) -> Result<Vec<OsString>> {
+    let mut options = Vec::new();
+    let mut current = Vec::new();
+    let mut quoted = false;
+    let mut bytes = text.as_bytes().iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\\' => match bytes.next_if(|next| matches!(next, b',' | b'\\')) {
+                Some(next) => current.push(next),
+                None => current.push(byte),
+            },
+            b',' if !quoted => options.push(std::mem::take(&mut current)),
+            _ => current.push(byte),
+        }
+    }
+    if quoted {
+        return Err(usage(text, "quote without an end"));
+    }
+    options.push(current);
+    Ok(options.into_iter().filter(|option| !option.is_empty()).map(OsString::from_vec).collect())
+}
+
+fn unhex(digits: &[u8]) -> Option<[u8; 32]> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if pairs.len() != 32 || !rest.is_empty() {
+        return None;
+    }
+    let mut out = [0u8; 32];
+    for (to, pair) in out.iter_mut().zip(pairs) {
+        let [high, low] = *pair;
+        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        *to = digit(high)?.checked_mul(16)?.checked_add(digit(low)?)?;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn parse(args: &[&str]) -> Result<HelperArgs> {
+        HelperArgs::parse(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn as_mount_8_calls_it() {
+        let args = parse(&["/a.img", "/mnt", "-o", "rw"]).unwrap();
+        assert_eq!((args.source.as_path(), args.target.as_path()), (Path::new("/a.img"), Path::new("/mnt")));
+        assert_eq!(args.options, MountOptions::default());
+        assert!(args.options.attrs.nodev && !args.options.attrs.nosuid && !args.options.attrs.noexec);
+        assert!(!args.fake && !args.sloppy && !args.verbose);
+
+        let hex = "0123456789abcdefABCDEF".to_owned() + &"0".repeat(42);
+        let all = format!(
+            "ro,dev,nosuid,noexec,verity=kernel,via=loop,roothash={hex},noauto,x-systemd.automount,comment=a"
+        );
+        let args = parse(&["-fv", "/a", "-t", "mkimg", "/b", "-n", "-o", &all]).unwrap();
+        assert!(args.fake && args.verbose);
+        let attrs = MountAttrs { read_only: true, nodev: false, nosuid: true, noexec: true };
+        assert_eq!(args.options.attrs, attrs);
+        assert_eq!(args.options.policy, VerityPolicy::Kernel);
+        assert_eq!(args.options.via, Via::Loop);
+        assert_eq!(
+            args.options.root_hash.unwrap()[..11],
+            [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0xab, 0xcd, 0xef]
+        );
+        assert_eq!(args.request().target, Path::new("/b"));
+    }
+
+    #[test]
+    fn the_later_option_wins_and_dashes_end_options() {
+        let args =
+            parse(&["-overity=off,nodev", "-o", "verity=once,dev,loop,via=file", "--", "-s", "-t"]).unwrap();
+        assert_eq!(args.source, Path::new("-s"));
+        assert_eq!(args.target, Path::new("-t"));
+        assert_eq!(args.options.policy, VerityPolicy::Once);
+        assert_eq!(args.options.via, Via::File);
+        assert!(!args.options.attrs.nodev);
+    }
+
+    #[test]
+    fn directories_with_commas_colons_backslashes() {
+        for (text, upper, work) in [
+            (r"upperdir=/u\,p,workdir=/w:k", "/u,p", "/w:k"),
+            (r#"upperdir="/u,p",workdir="/w\\k=1""#, "/u,p", r"/w\k=1"),
+            (r"upperdir=/u\040p,workdir=/w k", r"/u\040p", "/w k"),
+        ] {
+            let args = parse(&["a", "b", "-o", text]).unwrap();
+            assert_eq!(args.options.upper.unwrap(), Path::new(upper));
+            assert_eq!(args.options.work.unwrap(), Path::new(work));
+        }
+        let args = OsString::from_vec(b"upperdir=/\xff,workdir=/\xfe".to_vec());
+        let args = HelperArgs::parse(["a".into(), "b".into(), "-o".into(), args]).unwrap();
+        assert_eq!(args.options.upper.unwrap().as_os_str().as_bytes(), b"/\xff");
+    }
+
+    #[test]
+    fn wrong_usage() {
+        for (args, reason) in [
+            (&["a"][..], "need SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE]"),
+            (&["a", "b", "c"], "need SOURCE TARGET [-sfnv] [-o OPTIONS] [-t TYPE]"),
+            (&["a", "b", "-o"], "needs a value"),
+            (&["a", "b", "-x"], "not known"),
+            (&["a", "b", "-N", "1"], "other mount namespaces are not supported"),
+            (&["a", "b", "-o", "verity=yes"], "need auto, kernel, once or off"),
+            (&["a", "b", "-o", "verity"], "needs a value"),
+            (&["a", "b", "-o", "via=nbd"], "need auto, file or loop"),
+            (&["a", "b", "-o", "roothash=00"], "need 64 hexadecimal digits"),
+            (&["a", "b", "-o", "upperdir=,workdir=x"], "need a directory"),
+            (&["a", "b", "-o", "upperdir=x"], "need both or neither"),
+            (&["a", "b", "-o", "upperdir=\"x"], "quote without an end"),
+            (&["a", "b", "-o", "lowerdir=x"], "not known"),
+            (&["a", "b", "-o", "rw=1"], "not known"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert_eq!(exit_code(&error), EXIT_USAGE);
+            match error {
+                Error::Usage { reason: found, .. } => assert_eq!(found, reason, "{args:?}"),
+                other => panic!("{other}"),
+            }
+        }
+        assert!(parse(&["a", "b", "-s", "-o", "lowerdir=x"]).is_ok());
+        let failure = Error::NotMounted { path: PathBuf::from("/x") };
+        assert_eq!(exit_code(&failure), EXIT_FAILURE);
+    }
+}

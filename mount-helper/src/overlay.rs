@@ -1,0 +1,333 @@
+//! A writable overlay over an image.
+//!
+//! The lower layer is a *detached* mount of the image: overlayfs keeps its own copy of it, so the image
+//! stays mounted exactly as long as the overlay does and is never reachable below it by a path.
+//!
+//! | kernel | how the lower layer is named |
+//! |---|---|
+//! | 6.15 | descriptor of the detached mount (`lowerdir+` by descriptor is 6.13) |
+//! | 5.2 to 6.14 | a private directory below `/run/mkimg`, mounted for the moment and detached again |
+//!
+//! The overlay's *source* string is free text to the kernel. It is `mkimg:DEVICE:IMAGE`, where DEVICE
+//! is `file`, `loopN` or `dm-N`: with it the overlay can be listed although its lower layer has no
+//! line in mountinfo.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags};
+
+use crate::error::{Error, Result};
+use crate::mount::{Context, MountAttrs};
+
+/// First word of an overlay's source string.
+const SOURCE_PREFIX: &[u8] = b"mkimg:";
+/// Where private mount points are made.
+const RUN_DIR: &str = "/run/mkimg";
+
+/// What an overlay's source string says about its lower layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlaySource {
+    /// `file`, `loopN` or `dm-N`.
+    pub device: String,
+    /// Absolute path of the image when it was mounted.
+    pub image: PathBuf,
+}
+
+impl OverlaySource {
+    /// The string for mountinfo.
+    #[must_use]
+    pub fn to_source(&self) -> OsString {
+        let mut bytes = SOURCE_PREFIX.to_vec();
+        bytes.extend_from_slice(self.device.as_bytes());
+        bytes.push(b':');
+        bytes.extend_from_slice(self.image.as_os_str().as_bytes());
+        OsString::from_vec(bytes)
+    }
+
+    /// Reads a source string; `None` when it is not of this form.
+    #[must_use]
+    pub fn parse(source: &OsStr) -> Option<Self> {
+        let rest = source.as_bytes().strip_prefix(SOURCE_PREFIX)?;
+        let colon = rest.iter().position(|b| *b == b':')?;
+        let (device, image) = rest.split_at(colon);
+        let device = std::str::from_utf8(device).ok()?;
+        let numbered = |prefix| {
+            device
+                .strip_prefix(prefix)
+                .is_some_and(|n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        };
+        if device != "file" && device != "dev" && !numbered("loop") && !numbered("dm-") {
+            return None;
+        }
+        let image = image.strip_prefix(b":")?;
+        if image.first() != Some(&b'/') {
+            return None;
+        }
+        Some(Self { device: device.to_owned(), image: PathBuf::from(OsStr::from_bytes(image)) })
+    }
+}
+
+/// The two directories of an overlay, opened and checked; those made are removed unless kept.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    upper: Dir,
+    work: Dir,
+}
+
+#[derive(Debug)]
+struct Dir {
+    what: &'static str,
+    path: PathBuf,
+    fd: OwnedFd,
+    made: bool,
+}
+
+impl Layers {
+    /// Opens both directories, making the last component where it is missing.
+    pub(crate) fn open(upper: &Path, work: &Path) -> Result<Self> {
+        let upper = Dir::open("upper", upper)?;
+        let work = Dir::open("work", work)?;
+        let fail = |path: &Path, reason: String| {
+            Err(Error::Overlay { what: "work", path: path.to_path_buf(), reason })
+        };
+        if work.path == upper.path {
+            return fail(&work.path, "is the upper directory, need another one".to_owned());
+        }
+        if work.path.starts_with(&upper.path) || upper.path.starts_with(&work.path) {
+            let reason = format!("and upper {} lie one in the other", upper.path.display());
+            return fail(&work.path, reason);
+        }
+        if work.mount_id()? != upper.mount_id()? {
+            let reason = format!("not on the same mount as upper {}", upper.path.display());
+            return fail(&work.path, reason);
+        }
+        Ok(Self { upper, work })
+    }
+
+    /// Canonical path of the upper directory.
+    pub(crate) fn upper(&self) -> &Path {
+        &self.upper.path
+    }
+
+    /// The overlay is in place: keep the directories.
+    pub(crate) fn keep(mut self) {
+        self.upper.made = false;
+        self.work.made = false;
+    }
+}
+
+impl Dir {
+    fn open(what: &'static str, path: &Path) -> Result<Self> {
+        let fail = |reason: String| Error::Overlay { what, path: path.to_path_buf(), reason };
+        let made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(fail(format!("cannot be made: {errno}"))),
+        };
+        let opened =
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| fail(format!("cannot be opened: {errno}")))
+                .and_then(|fd| {
+                    let path = path
+                        .canonicalize()
+                        .map_err(|e| fail(format!("cannot be resolved: {}", crate::error::errno_of(&e))))?;
+                    Ok((fd, path))
+                });
+        match opened {
+            Ok((fd, path)) => Ok(Self { what, path, fd, made }),
+            Err(e) => {
+                if made {
+                    let _ = rustix::fs::rmdir(path);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Number of the mount (Linux 5.8), of the file system before that.
+    fn mount_id(&self) -> Result<u64> {
+        let fail = |errno: Errno| Error::Overlay {
+            what: self.what,
+            path: self.path.clone(),
+            reason: format!("cannot be examined: {errno}"),
+        };
+        match rustix::fs::statx(&self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+            Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => return Ok(found.stx_mnt_id),
+            Ok(_) | Err(Errno::NOSYS) => {}
+            Err(errno) => return Err(fail(errno)),
+        }
+        rustix::fs::fstat(&self.fd).map(|stat| stat.st_dev).map_err(fail)
+    }
+
+    /// The path as an option string. Overlayfs undoes backslashes, old kernels split at commas; a
+    /// path with either is named through the descriptor.
+    fn option(&self) -> OsString {
+        if self.path.as_os_str().as_bytes().iter().any(|b| matches!(b, b',' | b':' | b'\\')) {
+            fd_path(self.fd.as_fd())
+        } else {
+            self.path.clone().into_os_string()
+        }
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        if self.made {
+            // Overlayfs makes `work/work` before some of its checks; both are empty then.
+            let _ = rustix::fs::rmdir(self.path.join("work"));
+            let _ = rustix::fs::rmdir(&self.path);
+        }
+    }
+}
+
+fn fd_path(fd: BorrowedFd<'_>) -> OsString {
+    use std::os::fd::AsRawFd;
+    OsString::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// How the lower layer is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// Everything by descriptor.
+    Descriptor,
+    /// Over a private mount point.
+    PrivateMount,
+}
+
+/// A detached overlay of `layers` over the detached mount `lower`.
+pub(crate) fn detached_overlay(
+    lower: BorrowedFd<'_>,
+    layers: &Layers,
+    source: &OverlaySource,
+    attrs: MountAttrs,
+) -> Result<OwnedFd> {
+    match overlay_with(Naming::Descriptor, lower, layers, source, attrs) {
+        // Before 6.13 layers are not taken by descriptor, before 6.15 not from a detached mount.
+        Err(e) if matches!(e.errno(), Some(Errno::INVAL | Errno::BADF | Errno::OPNOTSUPP)) => {
+            overlay_with(Naming::PrivateMount, lower, layers, source, attrs).map_err(|second| {
+                // The first way is the one that works on the kernels that matter: its words first.
+                if second.errno() == e.errno() { e } else { second }
+            })
+        }
+        other => other,
+    }
+}
+
+/// As [`detached_overlay`], one way only.
+pub(crate) fn overlay_with(
+    naming: Naming,
+    lower: BorrowedFd<'_>,
+    layers: &Layers,
+    source: &OverlaySource,
+    attrs: MountAttrs,
+) -> Result<OwnedFd> {
+    let fs = Context::new("overlay", "mount overlay with upper", &layers.upper.path)?;
+    fs.set_string("source", source.to_source())?;
+    match naming {
+        Naming::Descriptor => {
+            fs.set_fd("lowerdir+", lower)?;
+            fs.set_fd("upperdir", layers.upper.fd.as_fd())?;
+            fs.set_fd("workdir", layers.work.fd.as_fd())?;
+            fs.create()?;
+            fs.mount(attrs.flags())
+        }
+        Naming::PrivateMount => {
+            let place = PrivateMount::new(lower)?;
+            // One layer whose path has neither colon nor backslash: the plain option of every kernel.
+            fs.set_string("lowerdir", place.path.as_path())?;
+            fs.set_string("upperdir", layers.upper.option())?;
+            fs.set_string("workdir", layers.work.option())?;
+            fs.create()?;
+            fs.mount(attrs.flags())
+        }
+    }
+}
+
+/// A mount in a directory that only root can enter, gone when dropped.
+#[derive(Debug)]
+struct PrivateMount {
+    path: PathBuf,
+    mounted: bool,
+}
+
+impl PrivateMount {
+    fn new(mount: BorrowedFd<'_>) -> Result<Self> {
+        let run = Path::new(RUN_DIR);
+        match rustix::fs::mkdir(run, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(Error::at("make directory", run)(errno)),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(run, flags, Mode::empty()).map_err(Error::at("open", run))?;
+        let stat = rustix::fs::fstat(&dir).map_err(Error::at("stat", run))?;
+        let private = FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && stat.st_uid == rustix::process::geteuid().as_raw()
+            && stat.st_mode & 0o077 == 0;
+        if !private {
+            return Err(Error::at("use (must be ours and mode 0700)", run)(Errno::PERM));
+        }
+        let pid = rustix::process::getpid();
+        for attempt in 0..100u32 {
+            let path = run.join(format!("lower-{}-{attempt}", pid.as_raw_nonzero()));
+            match rustix::fs::mkdir(&path, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(Error::at("make directory", &path)(errno)),
+            }
+            let mut place = Self { path, mounted: false };
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(mount, "", rustix::fs::CWD, place.path.as_path(), flags)
+                .map_err(Error::at("mount lower layer on", &place.path))?;
+            place.mounted = true;
+            return Ok(place);
+        }
+        Err(Error::at("make directory below", run)(Errno::EXIST))
+    }
+}
+
+impl Drop for PrivateMount {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+        let _ = rustix::fs::rmdir(&self.path);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_strings() {
+        for (device, image) in
+            [("file", "/a"), ("loop12", "/x:y,z \\"), ("dm-0", "/mkimg:file:/b"), ("dev", "/dev/vdb")]
+        {
+            let source = OverlaySource { device: device.to_owned(), image: PathBuf::from(image) };
+            assert_eq!(source.to_source(), OsString::from(format!("mkimg:{device}:{image}")));
+            assert_eq!(OverlaySource::parse(&source.to_source()), Some(source));
+        }
+        for other in [
+            "",
+            "overlay",
+            "mkimg",
+            "mkimg:",
+            "mkimg:file",
+            "mkimg:file:",
+            "mkimg:file:rel",
+            "mkimg:loop:/a",
+            "mkimg:loopx:/a",
+            "mkimg:/a",
+            "mkimg::/a",
+            "xmkimg:file:/a",
+        ] {
+            assert_eq!(OverlaySource::parse(OsStr::new(other)), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One call from an image to a mounted tree: open, check, device, file system, overlay, attach.
+//!
+//! The image is opened once. That descriptor is what the check reads, what a loop device is bound to,
+//! and what a path is compared with; no step looks the image up again and believes what it finds.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::dm::{self, DevNumber, OnCorruption, VerityDevice, VerityTarget};
+use crate::error::{Error, Result, errno_of};
+use crate::loop_device::{LoopDevice, LoopOptions};
+use crate::mount::{Identity, MountAttrs, Pin, Source, Step, Target, detached_with, open_image};
+use crate::overlay::{Layers, OverlaySource, detached_overlay};
+
+/// Bytes in a block of an image, of its data and of its hash tree alike.
+const BLOCK: u64 = 4096;
+
+/// Who checks the bytes, and when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VerityPolicy {
+    /// [`VerityPolicy::Kernel`] where dm-verity is to be had, else [`VerityPolicy::Once`].
+    #[default]
+    Auto,
+    /// dm-verity: the kernel checks every block it reads. Fails where it is not to be had.
+    Kernel,
+    /// The whole image is checked right before the mount, and never again.
+    Once,
+    /// Nobody.
+    Off,
+}
+
+/// How the image becomes something that the kernel mounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Via {
+    /// Straight from the file, over a loop device where the kernel cannot do that.
+    #[default]
+    Auto,
+    /// Straight from the file (Linux 6.12), or not at all.
+    File,
+    /// Over a loop device.
+    Loop,
+}
+
+/// What is to be mounted where.
+#[derive(Debug, Clone, Copy)]
+pub struct MountRequest<'a> {
+    /// The image: a regular file or a block device.
+    pub image: &'a Path,
+    /// The directory to mount on.
+    pub target: &'a Path,
+    /// Upper directory of a writable overlay; made if missing.
+    pub upper: Option<&'a Path>,
+    /// Work directory of the overlay, on the mount of `upper`; made if missing.
+    pub work: Option<&'a Path>,
+    /// Who checks the bytes.
+    pub policy: VerityPolicy,
+    /// File or loop device.
+    pub via: Via,
+    /// Attributes of the mount that becomes visible.
+    pub attrs: MountAttrs,
+}
+
+/// What the caller's check found out about the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckedImage {
+    /// Root of the hash tree (SHA-256, no salt).
+    pub root_hash: [u8; 32],
+    /// Number of 4096-byte blocks that the tree covers.
+    pub data_blocks: u64,
+    /// Where the verity superblock is, in bytes; the tree begins one block later.
+    pub hash_offset: u64,
+}
+
+/// What was mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Mounted {
+    /// Canonical path of the mount point.
+    pub target: PathBuf,
+    /// The policy that was carried out, never [`VerityPolicy::Auto`].
+    pub policy: VerityPolicy,
+    /// What the kernel mounted, in words: file, loop device, mapped device, overlay.
+    pub how: String,
+    /// Which guarantee holds from now on, one sentence to show to the user.
+    pub guarantee: String,
+}
+
+/// Mounts an image.
+///
+/// `check` audits the open image; it is told the policy that is going to be carried out, so that it can
+/// do everything for [`VerityPolicy::Once`], and only structure and parameters for
+/// [`VerityPolicy::Kernel`] and [`VerityPolicy::Off`]. Its `Err` is shown to the user.
+///
+/// On any error nothing is mounted, and no loop or mapped device is left.
+pub fn mount(
+    request: &MountRequest<'_>,
+    check: &mut dyn FnMut(&File, VerityPolicy) -> std::result::Result<CheckedImage, String>,
+) -> Result<Mounted> {
+    mount_with(request, check, &mut |_| {})
+}
+
+/// As [`mount`]; `hook` is told the steps of a file-backed mount.
+pub(crate) fn mount_with(
+    request: &MountRequest<'_>,
+    check: &mut dyn FnMut(&File, VerityPolicy) -> std::result::Result<CheckedImage, String>,
+    hook: &mut dyn FnMut(Step),
+) -> Result<Mounted> {
+    let file = open_image(request.image)?;
+    let image = Image::identify(file, request.image)?;
+    let target = Target::open(request.target)?;
+    let policy = resolve(request.policy)?;
+    if policy == VerityPolicy::Kernel && request.via == Via::File && !image.is_device {
+        return Err(Error::Usage {
+            option: "via=file".to_owned(),
+            reason: "dm-verity needs a block device, use via=loop or via=auto",
+        });
+    }
+    let layers = match (request.upper, request.work) {
+        (Some(upper), Some(work)) => Some(Layers::open(upper, work)?),
+        (None, None) => None,
+        (Some(_), None) => {
+            return Err(Error::Usage { option: "upper".to_owned(), reason: "needs a work directory too" });
+        }
+        (None, Some(_)) => {
+            return Err(Error::Usage { option: "work".to_owned(), reason: "needs an upper directory too" });
+        }
+    };
+    let checked = check(&image.file, policy)
+        .map_err(|reason| Error::CheckFailed { path: image.path.clone(), reason })?;
+
+    // With an overlay this is the layer below, and what becomes visible is the overlay.
+    let lower = match policy {
+        VerityPolicy::Kernel => verity_mount(&image, &checked, request.attrs)?,
+        _ => plain_mount(&image, request.via, request.attrs, hook)?,
+    };
+    let mut guarantee = guarantee(policy, &checked);
+    let mut how = lower.how;
+    match layers {
+        None => target.attach(lower.mount)?,
+        Some(layers) => {
+            let source = OverlaySource { device: lower.device, image: image.path.clone() };
+            let overlay = detached_overlay(lower.mount.as_fd(), &layers, &source, request.attrs)?;
+            target.attach(overlay)?;
+            let upper = layers.upper().display().to_string();
+            layers.keep();
+            how = format!("overlay with upper {upper} over {how}");
+            guarantee.push_str("; what is written goes to the upper directory, which nothing checks");
+        }
+    }
+    Ok(Mounted { target: target.path().to_path_buf(), policy, how, guarantee })
+}
+
+/// The open image and what names it.
+struct Image {
+    file: File,
+    /// Absolute and canonical.
+    path: PathBuf,
+    /// From before the check.
+    identity: Identity,
+    is_device: bool,
+}
+
+impl Image {
+    fn identify(file: File, given: &Path) -> Result<Self> {
+        let path = given.canonicalize().map_err(|e| Error::at("resolve image", given)(errno_of(&e)))?;
+        let identity = Identity::of(&file).map_err(Error::at("stat image", &path))?;
+        let stat = rustix::fs::fstat(&file).map_err(Error::at("stat image", &path))?;
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        let there = Identity::at(&path).map_err(Error::at("stat image", &path))?;
+        if let Some(what) = there.difference(&identity) {
+            return Err(Error::Changed { path, what });
+        }
+        Ok(Self { file, path, identity, is_device })
+    }
+
+    /// The same bytes as before the check?
+    fn unchanged(&self) -> Result<()> {
+        if self.is_device {
+            return Ok(());
+        }
+        let now = Identity::of(&self.file).map_err(Error::at("stat image", &self.path))?;
+        match self.identity.difference(&now) {
+            Some(what) => Err(Error::Changed { path: self.path.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    fn attach_loop(&self) -> Result<LoopDevice> {
+        let options = LoopOptions { direct_io: true, name: Some(&self.path), ..LoopOptions::default() };
+        LoopDevice::attach(self.file.as_fd(), &options)
+    }
+}
+
+/// A detached EROFS mount.
+struct Lower {
+    mount: OwnedFd,
+    /// As in [`OverlaySource::device`].
+    device: String,
+    how: String,
+}
+
+fn resolve(policy: VerityPolicy) -> Result<VerityPolicy> {
+    match policy {
+        VerityPolicy::Auto if dm::available().is_ok() => Ok(VerityPolicy::Kernel),
+        VerityPolicy::Auto => Ok(VerityPolicy::Once),
+        VerityPolicy::Kernel => {
+            dm::available()?;
+            Ok(policy)
+        }
+        VerityPolicy::Once | VerityPolicy::Off => Ok(policy),
+    }
+}
+
+fn plain_mount(image: &Image, via: Via, attrs: MountAttrs, hook: &mut dyn FnMut(Step)) -> Result<Lower> {
+    if image.is_device {
+        let source = Source::BlockDevice { fd: image.file.as_fd(), path: &image.path };
+        let mount = detached_with(source, attrs, Pin::Try, hook)?;
+        let how = format!("block device {}", image.path.display());
+        return Ok(Lower { mount, device: "dev".to_owned(), how });
+    }
+    match via {
+        Via::File => file_mount(image, Pin::Try, attrs, hook),
+        Via::Loop => loop_mount(image, attrs),
+        Via::Auto => match file_mount(image, Pin::Required, attrs, hook) {
+            Err(file_error) if file_backed_refused(&file_error) => {
+                loop_mount(image, attrs).map_err(|loop_error| Error::BothWays {
+                    file_error: Box::new(file_error),
+                    loop_error: Box::new(loop_error),
+                })
+            }
+            other => other,
+        },
+    }
+}
+
+/// Whether a loop device may help: `ENOTBLK` from kernels without file-backed mounts and for files on
+/// stacked file systems, `EINVAL` where the file system cannot serve the kernel's reads (tmpfs), and
+/// when the path cannot be pinned.
+fn file_backed_refused(error: &Error) -> bool {
+    let unpinned = matches!(error, Error::Path { what: "pin path of image", .. });
+    let kernel = matches!(error, Error::Kernel { .. });
+    unpinned
+        || kernel
+            && matches!(
+                error.errno(),
+                Some(
+                    Errno::NOTBLK
+                        | Errno::INVAL
+                        | Errno::OPNOTSUPP
+                        | Errno::NODEV
+                        | Errno::ACCESS
+                        | Errno::LOOP
+                )
+            )
+}
+
+fn file_mount(image: &Image, pin: Pin, attrs: MountAttrs, hook: &mut dyn FnMut(Step)) -> Result<Lower> {
+    let source = Source::File { fd: image.file.as_fd(), path: &image.path, identity: &image.identity };
+    let mount = detached_with(source, attrs, pin, hook)?;
+    Ok(Lower { mount, device: "file".to_owned(), how: "EROFS straight from the file".to_owned() })
+}
+
+fn loop_mount(image: &Image, attrs: MountAttrs) -> Result<Lower> {
+    let device = image.attach_loop()?;
+    let path = device.path();
+    let source = Source::BlockDevice { fd: device.as_fd(), path: &path };
+    let mount = detached_with(source, attrs, Pin::Try, &mut |_| {})?;
+    image.unchanged()?;
+    let how = format!("EROFS on {}", describe(&device));
+    Ok(Lower { mount, device: format!("loop{}", device.number()), how })
+}
+
+fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Result<Lower> {
+    let hash_start_block = match checked.hash_offset.checked_rem(BLOCK) {
+        Some(0) => checked.hash_offset / BLOCK,
+        _ => {
+            return Err(Error::VerityParameter {
+                field: "hash offset",
+                value: checked.hash_offset.to_string(),
+                need: "a multiple of 4096",
+            });
+        }
+    };
+    let loop_device = if image.is_device { None } else { Some(image.attach_loop()?) };
+    let below = match &loop_device {
+        Some(device) => DevNumber::of(device)?,
+        None => DevNumber::of(&image.file)?,
+    };
+    let target = VerityTarget {
+        data_dev: below,
+        hash_dev: below,
+        data_block_size: 4096,
+        hash_block_size: 4096,
+        data_blocks: checked.data_blocks,
+        // At most 2^52, so no overflow: the superblock's own block comes first.
+        hash_start_block: hash_start_block.saturating_add(1),
+        algorithm: "sha256".to_owned(),
+        root_hash: checked.root_hash.to_vec(),
+        salt: Vec::new(),
+        on_corruption: OnCorruption::Eio,
+    };
+    let device = VerityDevice::activate(&target)?;
+    let path = device.path();
+    let source = Source::BlockDevice { fd: device.as_fd(), path: &path };
+    let mount = detached_with(source, attrs, Pin::Try, &mut |_| {})?;
+    let below = if device.shared() {
+        "shared with an earlier mount of the same image".to_owned()
+    } else {
+        match &loop_device {
+            Some(device) => format!("over {}", describe(device)),
+            None => format!("over {}", image.path.display()),
+        }
+    };
+    let how = format!("EROFS on dm-verity device {}, {below}", device.name());
+    let node = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Lower { mount, device: node, how })
+}
+
+fn describe(device: &LoopDevice) -> String {
+    let io = if device.direct_io() { "direct I/O" } else { "buffered" };
+    format!("loop{} ({io})", device.number())
+}
+
+fn guarantee(policy: VerityPolicy, checked: &CheckedImage) -> String {
+    match policy {
+        VerityPolicy::Kernel | VerityPolicy::Auto => format!(
+            "the kernel checks every block it reads against root hash {}; a block that does not match is an I/O error",
+            dm::hex(&checked.root_hash)
+        ),
+        VerityPolicy::Once => format!(
+            "checked once before the mount against root hash {}; later changes of the backing file are not noticed by the kernel",
+            dm::hex(&checked.root_hash)
+        ),
+        VerityPolicy::Off => {
+            "not checked: the content may differ from what was built, now and later".to_owned()
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Layers and the streams of their tars.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use crate::compression::{Compression, Looks};
+use crate::decode::{Blob, Decoder, Fault};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Mismatch, quote, same_digest};
+use crate::limits::Limits;
+use crate::store::{Extent, Store};
+
+/// One layer of an image. Opening it is cheap and can be done from several threads at once.
+#[derive(Clone)]
+pub struct Layer {
+    /// Position from 1, the lowest.
+    pub number: usize,
+    /// Digest of the blob; none in a plain tar and in docker archives that do not name their blobs by digest.
+    pub digest: Option<Digest>,
+    /// Declared bytes of the blob, if something declares them.
+    pub size: Option<u64>,
+    /// Declared digest of the uncompressed tar.
+    pub diff_id: Option<Digest>,
+    /// As in the descriptor.
+    pub media_type: Option<String>,
+    /// How the blob is packed.
+    pub compression: Compression,
+    /// Name of the member in an archive without digests.
+    pub(crate) name: Option<String>,
+    pub(crate) place: Place,
+    pub(crate) limits: Limits,
+}
+
+/// Where the blob is. Files of a layout directory are opened when they are needed: an image may have more layers than a
+/// process may have descriptors.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Blob(Store),
+    Extent(Extent),
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("number", &self.number)
+            .field("digest", &self.digest)
+            .field("size", &self.size)
+            .field("diff_id", &self.diff_id)
+            .field("media_type", &self.media_type)
+            .field("compression", &self.compression)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Name of a layer in messages.
+pub(crate) fn label(number: usize, digest: Option<&Digest>, name: Option<&str>) -> String {
+    match (digest, name) {
+        (Some(digest), _) => format!("layer {number} {digest}"),
+        (None, Some(name)) => format!("layer {number} {}", quote(name)),
+        (None, None) => format!("layer {number}"),
+    }
+}
+
+impl Layer {
+    /// `layer N sha256:HEX`, with what is known.
+    pub fn label(&self) -> String {
+        label(self.number, self.digest.as_ref(), self.name.as_deref())
+    }
+
+    /// First pass: the tar, with everything checked by [`LayerReader::finish`].
+    pub fn open(&self) -> Result<LayerReader, Error> {
+        let label = self.label();
+        let extent = self.locate()?;
+        let looks = self.looks(&extent)?;
+        let blob_hasher = Hasher::like(self.digest.as_ref());
+        let tar_hasher = Hasher::like(self.diff_id.as_ref());
+        let compressed = self.compression != Compression::None;
+        // The tar of a plain blob is the blob: one hash serves both.
+        let tar_hasher = (compressed || !tar_hasher.same_algorithm(&blob_hasher)).then_some(tar_hasher);
+        let blob = Blob::new(extent, Some(blob_hasher));
+        let decoder = match self.contradiction(looks) {
+            Some(reason) => Decoder::refused(blob, reason, &self.limits),
+            None => Decoder::new(blob, self.compression, &self.limits)
+                .map_err(|source| io_error(&label, source))?,
+        };
+        Ok(LayerReader {
+            label,
+            decoder,
+            tar_hasher,
+            fault: None,
+            size: self.size,
+            digest: self.digest,
+            diff_id: self.diff_id,
+            limit: self.limits.layer_bytes,
+        })
+    }
+
+    /// Second pass: the same bytes without any check of digests. Only for a layer whose first pass went well.
+    pub fn reopen(&self) -> Result<LayerData, Error> {
+        let label = self.label();
+        let blob = Blob::new(self.locate()?, None);
+        let decoder =
+            Decoder::new(blob, self.compression, &self.limits).map_err(|source| io_error(&label, source))?;
+        Ok(LayerData { label, decoder, limit: self.limits.layer_bytes })
+    }
+
+    /// The blob, with the declared size.
+    pub(crate) fn locate(&self) -> Result<Extent, Error> {
+        let extent = match (&self.place, &self.digest) {
+            (Place::Extent(extent), _) => extent.clone(),
+            (Place::Blob(store), Some(digest)) => store.blob(digest, &self.label(), &self.limits)?,
+            (Place::Blob(store), None) => {
+                return Err(Error::Missing { object: self.label(), place: store.place() });
+            }
+        };
+        match self.size {
+            Some(declared) if declared != extent.len => {
+                Err(Error::Size { object: self.label(), declared, found: extent.len })
+            }
+            _ => Ok(extent),
+        }
+    }
+
+    /// What the first bytes of the blob look like.
+    pub(crate) fn looks(&self, extent: &Extent) -> Result<Looks, Error> {
+        let mut prefix = [0; Looks::PREFIX];
+        let n = extent.read_at(&mut prefix, 0).map_err(|source| io_error(&self.label(), source))?;
+        Ok(Looks::like(&prefix[..n]))
+    }
+
+    fn contradiction(&self, looks: Looks) -> Option<String> {
+        match (looks, &self.media_type) {
+            (Looks::Supported(found), _) if found == self.compression => None,
+            (Looks::Unsupported(found), None) => Some(format!("{found} compression is not supported")),
+            (_, media_type) => {
+                let media_type = media_type.as_deref().unwrap_or("");
+                Some(format!("media type {}, but the blob is {}", quote(media_type), looks.name()))
+            }
+        }
+    }
+}
+
+fn io_error(label: &str, source: io::Error) -> Error {
+    Error::Io { object: label.to_owned(), source }
+}
+
+fn fault_error(label: &str, fault: Fault, limit: u64) -> Error {
+    let object = label.to_owned();
+    match fault {
+        Fault::Read(source) => Error::Io { object, source },
+        Fault::Malformed(reason) => Error::Decode { object, reason },
+        Fault::TooLong => Error::Limit { object, what: "uncompressed size".to_owned(), limit },
+    }
+}
+
+/// A failure may be asked for again, but an error cannot be copied: the reader keeps it and hands out its message.
+fn as_io(error: &Error) -> io::Error {
+    let kind = match error {
+        Error::Io { source, .. } => source.kind(),
+        _ => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error.to_string())
+}
+
+/// What a layer turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerSummary {
+    /// Digest of the blob, by the declared algorithm or SHA-256.
+    pub blob_digest: Digest,
+    /// Digest of the uncompressed tar, by the declared algorithm or SHA-256.
+    pub diff_id: Digest,
+    /// Bytes of the blob.
+    pub blob_size: u64,
+    /// Bytes of the uncompressed tar.
+    pub tar_size: u64,
+}
+
+/// The uncompressed tar of a layer, hashed on the way. [`BufRead`] saves a copy.
+///
+/// Nothing that was read is to be trusted before [`finish`](LayerReader::finish) has returned without error. That is also
+/// the call to make when reading fails or the tar makes no sense: most often the blob is damaged, and then only `finish`
+/// knows.
+pub struct LayerReader {
+    label: String,
+    decoder: Decoder,
+    tar_hasher: Option<Hasher>,
+    fault: Option<Error>,
+    size: Option<u64>,
+    digest: Option<Digest>,
+    diff_id: Option<Digest>,
+    limit: u64,
+}
+
+impl LayerReader {
+    /// Uncompressed bytes that were handed out or are buffered, so far.
+    pub fn produced(&self) -> u64 {
+        self.decoder.produced
+    }
+
+    fn refill(&mut self) -> Result<(), &Error> {
+        if self.fault.is_none() && self.decoder.chunk().is_empty() {
+            match self.decoder.refill() {
+                Ok(()) => {
+                    if let Some(hasher) = &mut self.tar_hasher {
+                        hasher.update(self.decoder.chunk());
+                    }
+                }
+                Err(fault) => self.fault = Some(fault_error(&self.label, fault, self.limit)),
+            }
+        }
+        match &self.fault {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads what is left of the tar and of the blob, then checks the size of the blob, its digest, the decompression and the
+    /// digest of the tar; the first that fails is the error.
+    pub fn finish(mut self) -> Result<LayerSummary, Error> {
+        while self.refill().is_ok() && !self.decoder.chunk().is_empty() {
+            self.decoder.consume(usize::MAX);
+        }
+        let object = self.label;
+        let blob_size = self.decoder.blob.drain().map_err(|source| io_error(&object, source))?;
+        if let Some(declared) = self.size.filter(|declared| *declared != blob_size) {
+            return Err(Error::Size { object, declared, found: blob_size });
+        }
+        // The hasher is only taken here.
+        let blob_digest = self.decoder.blob.hasher.take().unwrap_or_else(Hasher::sha256).finish();
+        same_digest(&object, self.digest.unwrap_or(blob_digest), blob_digest)?;
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let diff_id = self.tar_hasher.map_or(blob_digest, Hasher::finish);
+        if let Some(expected) = self.diff_id.filter(|expected| *expected != diff_id) {
+            return Err(Error::DiffId { object, digests: Box::new(Mismatch { expected, found: diff_id }) });
+        }
+        Ok(LayerSummary { blob_digest, diff_id, blob_size, tar_size: self.decoder.produced })
+    }
+}
+
+impl BufRead for LayerReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.refill().map_err(as_io)?;
+        Ok(self.decoder.chunk())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.decoder.consume(n);
+    }
+}
+
+impl Read for LayerReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        copy_out(self, buf)
+    }
+}
+
+/// The uncompressed tar of a layer that was checked before; see [`Layer::reopen`].
+pub struct LayerData {
+    label: String,
+    decoder: Decoder,
+    limit: u64,
+}
+
+impl LayerData {
+    /// Skips `n` bytes of the tar, fewer at its end, and returns how many. A plain layer is not read for that.
+    pub fn skip(&mut self, n: u64) -> io::Result<u64> {
+        self.decoder.skip(n).map_err(|fault| as_io(&fault_error(&self.label, fault, self.limit)))
+    }
+}
+
+impl BufRead for LayerData {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.decoder.refill().map_err(|fault| as_io(&fault_error(&self.label, fault, self.limit)))?;
+        Ok(self.decoder.chunk())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.decoder.consume(n);
+    }
+}
+
+impl Read for LayerData {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        copy_out(self, buf)
+    }
+}
+
+fn copy_out(from: &mut impl BufRead, to: &mut [u8]) -> io::Result<usize> {
+    if to.is_empty() {
+        return Ok(0);
+    }
+    let chunk = from.fill_buf()?;
+    let n = chunk.len().min(to.len());
+    to[..n].copy_from_slice(&chunk[..n]);
+    from.consume(n);
+    Ok(n)
+}

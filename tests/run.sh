@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change goes in: tests/run.sh [--quick]
+#
+# Prepares the machine (setup.sh), builds the program, checks format and lints, makes the real images, runs the unit
+# and end-to-end tests, the case suite when it lies beside the project, and each fuzz target for a moment when
+# cargo-fuzz and a nightly compiler are there. Run it as root for the tests that mount; without root they are skipped.
+# Skipped tests are counted and listed at the end.
+#
+#   --quick              unit tests and lints only
+#   MKIMG_TEST_LARGE=1   also a layer of 1 GiB (on by default when there are 5 GiB of free disk)
+#   MKIMG_FUZZ_SECONDS   time for each fuzz target (default 15)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+quick=0
+case ${1:-} in
+    '') ;;
+    --quick) quick=1 ;;
+    *)
+        echo "usage: tests/run.sh [--quick]" >&2
+        exit 2
+        ;;
+esac
+
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+export MKIMG_TOOLS=${MKIMG_TOOLS:-$PWD/target/tools} MKIMG_IMAGES=${MKIMG_IMAGES:-$PWD/target/images}
+export MKIMG_BIN=$CARGO_TARGET_DIR/release/mkimg
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+mkdir -p "$CARGO_TARGET_DIR"
+export MKIMG_SKIPPED=$CARGO_TARGET_DIR/skipped.txt
+: >"$MKIMG_SKIPPED"
+
+step() { # step NAME COMMAND...: runs it and says how long it took
+    local name=$1 began=$SECONDS
+    shift
+    printf -- '---- %s\n' "$name"
+    if ! "$@"; then
+        printf -- '---- %s: FAILED after %d s\n' "$name" "$((SECONDS - began))" >&2
+        exit 1
+    fi
+    printf -- '---- %s: %d s\n' "$name" "$((SECONDS - began))"
+}
+skip() { printf 'skipped: %s\n' "$*" | tee -a "$MKIMG_SKIPPED"; }
+
+step format cargo fmt --all --check
+step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+if [ "$quick" = 1 ]; then
+    step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
+    exit 0
+fi
+step setup tests/setup.sh
+step build cargo build --release --locked --workspace --bins
+step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
+if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then
+    step images tests/images.sh "$MKIMG_IMAGES"
+fi
+if [ -z "${MKIMG_TEST_LARGE:-}" ] && [ "$(df --output=avail -BG "$CARGO_TARGET_DIR" | tail -n 1 | tr -dc 0-9)" -ge 5 ]; then
+    export MKIMG_TEST_LARGE=1
+fi
+step 'end-to-end tests' cargo test -p mkimg-tests --locked --no-fail-fast
+
+# The fuzz crate stands outside the workspace and needs a nightly compiler.
+if [ ! -e fuzz/Cargo.toml ]; then
+    skip 'fuzz: no targets'
+elif ! cargo fuzz --version >/dev/null 2>&1; then
+    skip 'fuzz: cargo-fuzz is not installed'
+elif ! rustup run nightly rustc --version >/dev/null 2>&1; then
+    skip 'fuzz: no nightly compiler'
+else
+    for target in $(cargo +nightly fuzz list); do
+        step "fuzz $target" env -u CARGO_TARGET_DIR cargo +nightly fuzz run "$target" -- \
+            -max_total_time="${MKIMG_FUZZ_SECONDS:-15}" -rss_limit_mb=1024 -timeout=10
+    done
+fi
+
+echo
+if [ -s "$MKIMG_SKIPPED" ]; then
+    printf '%d skipped:\n' "$(wc -l <"$MKIMG_SKIPPED")"
+    sed 's/^/  /' "$MKIMG_SKIPPED"
+else
+    echo 'nothing skipped'
+fi
+printf 'all passed in %d s\n' "$SECONDS"

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Prepares a Debian 12 machine for the tests: tests/setup.sh
+#
+# Installs the packages below with apt (as root, or through sudo) and unpacks a current erofs-utils below
+# $MKIMG_TOOLS (default: target/tools), because the one of Debian 12 (1.5) is too old to judge an image.
+# Safe to repeat; when nothing is missing it takes a second and needs no network.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export MKIMG_TOOLS=${MKIMG_TOOLS:-$here/../target/tools}
+mkdir -p "$MKIMG_TOOLS"
+MKIMG_TOOLS=$(cd "$MKIMG_TOOLS" && pwd)
+# shellcheck source=tests/apt-suite.sh
+. "$here/apt-suite.sh"
+export DEBIAN_FRONTEND=noninteractive
+
+packages=(
+    ca-certificates gcc libc6-dev                                       # cargo and the C parts of lz4 and zstd
+    umoci skopeo buildah mmdebstrap busybox-static                      # real images
+    cryptsetup-bin                                                      # veritysetup
+    attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
+    tar gzip xz-utils zstd python3                                      # archives, case suite, sample image
+)
+erofs_suite=trixie # erofs-utils 1.8.6; bookworm has 1.5 and its backports have none
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND "$@"; fi
+}
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "setup: installing ${missing[*]}"
+    as_root apt-get -q update
+    as_root apt-get -q install --yes --no-install-recommends "${missing[@]}"
+fi
+
+# The newer erofs-utils runs on its own C library out of its own folder; the system's stays as it is.
+erofs=$MKIMG_TOOLS/erofs-utils
+if [ ! -e "$erofs/.complete" ]; then
+    echo "setup: unpacking erofs-utils of $erofs_suite"
+    rm -rf "$erofs"
+    mkdir -p "$erofs" "$MKIMG_TOOLS/bin"
+    download_with_dependencies "$erofs_suite" erofs-utils
+    for deb in "$MKIMG_TOOLS/apt/$erofs_suite/cache/archives"/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" |
+            tar -x -C "$erofs" --no-same-owner --wildcards './usr/bin/*erofs*' './usr/lib/*' './lib*' './usr/lib64/*' 2>/dev/null || true
+    done
+    rm -f "$MKIMG_TOOLS/apt/$erofs_suite/cache/archives"/*.deb
+    loader=$(find "$erofs" -name 'ld-linux*.so.*' | head -n 1)
+    [ -n "$loader" ] || { echo "setup: no dynamic loader among the dependencies of erofs-utils" >&2; exit 1; }
+    for tool in fsck.erofs mkfs.erofs dump.erofs; do
+        [ -x "$erofs/usr/bin/$tool" ] || { echo "setup: $tool is missing from erofs-utils" >&2; exit 1; }
+        # Relative to the wrapper, so that the folder can be moved or cached.
+        cat >"$MKIMG_TOOLS/bin/$tool" <<WRAPPER
+#!/bin/sh
+root=\$(dirname "\$(readlink -f "\$0")")/../erofs-utils
+exec "\$root${loader#"$erofs"}" --library-path "\$root/usr/lib/$(uname -m)-linux-gnu" "\$root/usr/bin/$tool" "\$@"
+WRAPPER
+        chmod +x "$MKIMG_TOOLS/bin/$tool"
+    done
+    "$MKIMG_TOOLS/bin/fsck.erofs" --version >/dev/null
+    touch "$erofs/.complete"
+fi
+
+command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.88 or newer" >&2
+
+version() { # one line each: NAME and what it says about itself
+    printf '%-12s %s\n' "$1" "$("${@:2}" 2>&1 | sed -n 1p || true)"
+}
+version kernel uname -r
+version cargo cargo --version
+version fsck.erofs "$MKIMG_TOOLS/bin/fsck.erofs" --version
+version veritysetup /usr/sbin/veritysetup --version
+version umoci umoci --version
+version skopeo skopeo --version
+version buildah buildah --version
+version mmdebstrap mmdebstrap --version
+version python3 python3 --version
+version tar tar --version
+version zstd zstd --version
+version mount mount --version

@@ -1,0 +1,66 @@
+//! Reading `mkimg verify --json` and `mkimg inspect --json`.
+//!
+//! Each line of a report is an object. Those with a `region` or a `path` (`path_b64`, `paths`) are findings.
+
+use serde_json::Value;
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The part of the image file, in lower case; empty for findings about a directory or a mount.
+    pub region: String,
+    /// The paths whose data or metadata is concerned.
+    pub paths: Vec<String>,
+}
+
+/// The findings of a report.
+pub fn findings(lines: &[Value]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for line in lines {
+        assert!(line.is_object(), "a report line is an object: {line}");
+        let text = |key: &str| line.get(key).and_then(Value::as_str).map(str::to_owned);
+        let mut paths: Vec<String> = text("path").or_else(|| text("path_b64")).into_iter().collect();
+        let many = line.get("paths").and_then(Value::as_array).into_iter().flatten();
+        paths.extend(many.filter_map(Value::as_str).map(str::to_owned));
+        let region = text("region").unwrap_or_default().to_lowercase();
+        if !region.is_empty() || !paths.is_empty() {
+            found.push(Finding { region, paths });
+        }
+    }
+    found
+}
+
+/// Where the parts of an image file lie, from `mkimg inspect --json`.
+#[derive(Debug, Clone, Copy)]
+pub struct Regions {
+    /// Byte offset of the dm-verity superblock, the end of the protected area.
+    pub hash_offset: u64,
+    /// Size of the image file.
+    pub size: u64,
+}
+
+impl Regions {
+    /// Takes the offsets from an inspection and checks that they fit together.
+    pub fn of(inspection: &Value, size: u64) -> Self {
+        let number = |key: &str| {
+            inspection["verity"][key].as_u64().unwrap_or_else(|| panic!("verity.{key} of {inspection}"))
+        };
+        let hash_offset = number("hash_offset");
+        assert_eq!(number("data_blocks") * 4096, hash_offset, "the tree begins where the data ends");
+        assert!(hash_offset < size, "the tree lies inside the file");
+        Self { hash_offset, size }
+    }
+
+    /// The region names that fit a damaged byte at `offset`, as parts of the reported name.
+    pub fn names_at(&self, offset: u64) -> &'static [&'static str] {
+        match offset {
+            0..1024 => &["header"],
+            1024..1152 => &["superblock"],
+            1152..4096 => &["header", "superblock", "metadata", "slack"],
+            _ if offset < self.hash_offset => &["data", "metadata", "seal", "slack"],
+            _ if offset < self.hash_offset + 4096 => &["superblock"],
+            _ if offset < self.size - 4096 => &["tree"],
+            _ => &["trailer"],
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Peak resident memory of a build without compression: at most 64 MiB and 300 bytes for each entry.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use mkimg_tests::command::{self, mkimg, mkimg_path};
+use mkimg_tests::layout::{Attr, Layout};
+use mkimg_tests::need::Need;
+use mkimg_tests::{args, images, require, scratch};
+use std::path::Path;
+use std::time::Duration;
+
+const BASE: u64 = 64 << 20;
+const PER_ENTRY: u64 = 300;
+
+/// Runs the build below a Python parent, which asks the kernel for the peak of that one child.
+fn peak_of_build(source: &str, image: &Path) -> u64 {
+    let program = "import os, sys\n\
+                   pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n\
+                   _, status, usage = os.wait4(pid, 0)\n\
+                   print(usage.ru_maxrss)\n\
+                   sys.exit(os.waitstatus_to_exitcode(status))";
+    let done = command::tool("python3", args!["-c", program, mkimg_path()])
+        .args(args!["build", source, "--compress", "none", "-o", image])
+        .within(Duration::from_secs(600))
+        .ok();
+    let last = done.out().lines().last().unwrap().to_owned();
+    1024 * last.parse::<u64>().unwrap_or_else(|error| panic!("{last:?}: {error}"))
+}
+
+fn assert_within(peak: u64, entries: u64, what: &str) {
+    let limit = BASE + PER_ENTRY * entries;
+    eprintln!("{what}: peak {} KiB of {} KiB", peak / 1024, limit / 1024);
+    assert!(peak <= limit, "{what}: peak {} KiB, allowed {} KiB", peak / 1024, limit / 1024);
+}
+
+#[test]
+fn a_hundred_thousand_small_entries() {
+    require!(Need::Tool("python3"));
+    const FILES: u64 = 100_000;
+    let dir = scratch();
+    let mut layout = Layout::create(&dir.path().join("oci"));
+    let mut layer = layout.layer(Some(1));
+    let attr = Attr::default();
+    for i in 0..FILES / 100 {
+        layer.dir(&format!("srv/data/directory-{i:04}"), &Attr::mode(0o755));
+        for j in 0..100 {
+            let name = format!("srv/data/directory-{i:04}/some-module-{j:02}.py");
+            layer.file(&name, &attr, format!("VALUE = {}\n", i * 100 + j).as_bytes());
+        }
+    }
+    layer.finish();
+    layout.finish();
+    let image = dir.path().join("image.mkimg");
+    let peak = peak_of_build(&format!("oci:{}", dir.path().join("oci").display()), &image);
+    assert_within(peak, FILES + FILES / 100 + 3, "100,000 files");
+    let listed = mkimg(args!["ls", image]).ok();
+    assert!(listed.stdout.split(|&byte| byte == b'\n').count() > 101_000);
+}
+
+#[test]
+fn a_layer_of_one_gibibyte() {
+    require!(Need::Tool("python3"), Need::Asked("MKIMG_TEST_LARGE", "half a minute and 3 GiB of disk"));
+    let dir = scratch();
+    let mut layout = Layout::create(&dir.path().join("oci"));
+    let mut layer = layout.layer(Some(1));
+    // One large file and some of middle size; half the data compresses. No two blocks are equal.
+    let mut number = 0u64;
+    let noise = images::pattern(1 << 20, 6);
+    let mut piece = || {
+        let mut bytes = noise.clone();
+        for block in bytes.chunks_mut(4096) {
+            number += 1;
+            block[..8].copy_from_slice(&number.to_le_bytes());
+            block[2048..].fill(b'.');
+        }
+        bytes
+    };
+    layer.big_file("one-large-file", &Attr::default(), 768 << 20, &mut piece);
+    for i in 0..16 {
+        layer.big_file(&format!("sixteen/part-{i:02}"), &Attr::default(), (16 << 20) - 5, &mut piece);
+    }
+    layer.finish();
+    layout.finish();
+    let image = dir.path().join("image.mkimg");
+    let peak = peak_of_build(&format!("oci:{}", dir.path().join("oci").display()), &image);
+    assert_within(peak, 19, "a layer of 1 GiB");
+    assert!(std::fs::metadata(&image).unwrap().len() > 1 << 30);
+}

@@ -1,0 +1,201 @@
+//! What an audit found.
+
+use std::fmt;
+
+use mkimg_format::{Part, Sha256};
+use serde::Serialize;
+
+/// Findings that a report holds; further ones are counted.
+pub const FINDINGS_MAX: usize = 10_000;
+
+/// Paths that a finding names; further ones are counted.
+pub const PATHS_MAX: usize = 100;
+
+/// The part of an image that a finding is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Region {
+    /// File content.
+    Data,
+    /// Inodes, directories, extended attributes, chunk maps.
+    Metadata,
+    /// A hash block of the dm-verity tree.
+    Tree,
+    /// The dm-verity superblock.
+    VeritySuperblock,
+    /// The mkimg header in bytes 0..512.
+    Header,
+    /// The EROFS superblock.
+    Superblock,
+    /// The seal.
+    Seal,
+    /// The trailer block.
+    Trailer,
+    /// Bytes that belong to nothing and must be zero.
+    Slack,
+    /// Bytes that should be there and are not.
+    Truncated,
+    /// Bytes behind the end of the image.
+    Trailing,
+    /// The root of the tree as a whole.
+    RootHash,
+    /// The hashes hold, but what they protect breaks the format.
+    Structure,
+}
+
+impl Region {
+    /// The word that stands for it in reports.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Metadata => "metadata",
+            Self::Tree => "tree",
+            Self::VeritySuperblock => "verity-superblock",
+            Self::Header => "header",
+            Self::Superblock => "superblock",
+            Self::Seal => "seal",
+            Self::Trailer => "trailer",
+            Self::Slack => "slack",
+            Self::Truncated => "truncated",
+            Self::Trailing => "trailing",
+            Self::RootHash => "root-hash",
+            Self::Structure => "structure",
+        }
+    }
+
+    /// Where a broken rule of the format belongs.
+    pub(crate) const fn of(part: Part) -> Self {
+        match part {
+            Part::Seal | Part::SealTable => Self::Seal,
+            Part::Slack => Self::Slack,
+            _ => Self::Structure,
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// First byte of the image that it is about.
+    pub offset: u64,
+    /// Length in bytes of what it is about.
+    pub length: u64,
+    /// The part of the image.
+    pub region: Region,
+    /// Absolute paths of the files whose data or metadata are affected, at most [`PATHS_MAX`], sorted.
+    pub paths: Vec<Vec<u8>>,
+    /// Affected paths beyond those.
+    pub more_paths: u64,
+    /// What is wrong, on one line.
+    pub problem: String,
+}
+
+/// The result of an audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Whether a root hash was given, so that the run proves more than consistency of the image with itself.
+    pub anchored: bool,
+    /// Root hash of the image: the one its tree leads to, or the claimed one where the tree is too damaged to say.
+    pub root_hash: Sha256,
+    /// Blocks of 4096 bytes under the tree.
+    pub data_blocks: u64,
+    /// Length in bytes that the image should have.
+    pub image_size: u64,
+    /// Bytes of the image that were read and compared.
+    pub bytes_read: u64,
+    /// Everything that is wrong, by offset; at most [`FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// Findings beyond those, and damaged blocks beyond what can be kept in memory.
+    pub truncated_findings: u64,
+    /// Whether everything could be read.
+    pub complete: bool,
+    /// Whether this was a detached seal, which holds no file data.
+    pub data_absent: bool,
+}
+
+impl Report {
+    /// Whether everything was read and nothing is wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.complete && self.findings.is_empty() && self.truncated_findings == 0
+    }
+}
+
+/// Findings as they come, within bounds.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    kept: std::collections::BTreeSet<Finding>,
+    dropped: u64,
+    /// Whether nothing was unreadable.
+    complete: bool,
+}
+
+impl Findings {
+    pub(crate) const fn new() -> Self {
+        Self { kept: std::collections::BTreeSet::new(), dropped: 0, complete: true }
+    }
+
+    pub(crate) fn add(&mut self, region: Region, offset: u64, length: u64, problem: impl Into<String>) {
+        self.push(Finding { offset, length, region, paths: Vec::new(), more_paths: 0, problem: problem.into() });
+    }
+
+    /// Keeps the first findings by offset, so that what a full report holds does not depend on their order.
+    pub(crate) fn push(&mut self, finding: Finding) {
+        self.kept.insert(finding);
+        if self.kept.len() > FINDINGS_MAX {
+            self.kept.pop_last();
+            self.drop(1);
+        }
+    }
+
+    /// Counts what could not be kept.
+    pub(crate) fn drop(&mut self, count: u64) {
+        self.dropped = self.dropped.saturating_add(count);
+    }
+
+    /// Adds what the reader of the format reports.
+    pub(crate) fn add_error(&mut self, error: &mkimg_format::Error, path: Option<&[u8]>) {
+        use mkimg_format::Error;
+        let (region, offset) = match error {
+            Error::Io { part, offset, .. } => {
+                self.complete = false;
+                (Region::of(*part), *offset)
+            }
+            Error::Corrupt { part, offset, .. } | Error::Unsupported { part, offset, .. } => {
+                (Region::of(*part), *offset)
+            }
+            _ => (Region::Structure, 0),
+        };
+        let paths = path.map(<[u8]>::to_vec).into_iter().collect();
+        self.push(Finding { offset, length: 0, region, paths, more_paths: 0, problem: error.to_string() });
+    }
+
+    pub(crate) fn mark_incomplete(&mut self) {
+        self.complete = false;
+    }
+
+    pub(crate) fn has(&self, regions: &[Region]) -> bool {
+        self.kept.iter().any(|finding| regions.contains(&finding.region))
+    }
+
+    /// Findings in order, how many were dropped, whether everything was read.
+    pub(crate) fn finish(self) -> (Vec<Finding>, u64, bool) {
+        (self.kept.into_iter().collect(), self.dropped, self.complete)
+    }
+}
+
+/// `unreadable: ` and the reason.
+pub(crate) fn unreadable(errno: Option<i32>) -> String {
+    match errno {
+        Some(code) => format!("unreadable: {}", std::io::Error::from_raw_os_error(code)),
+        None => "unreadable".to_owned(),
+    }
+}
