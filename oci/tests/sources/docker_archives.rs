@@ -384,7 +384,7 @@ fn a_changed_byte_gives_the_same_image_or_an_error() {
     let expected = read_all().unwrap();
     let (mut same, mut refused) = (0, 0);
     let changes = noise(good.len());
-    for (at, change) in changes.into_iter().enumerate().filter(|(_, change)| *change != 0) {
+    for (at, change) in changes.into_iter().enumerate().step_by(7).filter(|(_, change)| *change != 0) {
         let mut bad = good.clone();
         bad[at] ^= change;
         std::fs::write(&path, &bad).unwrap();
@@ -400,8 +400,8 @@ fn a_changed_byte_gives_the_same_image_or_an_error() {
         }
     }
     // Padding and the end of the archive may change, headers and contents may not.
-    assert!(same > 1000 && refused > 3000, "{same} {refused}");
-    for len in 0..good.len() - 1024 {
+    assert!(same > 150 && refused > 400, "{same} {refused}");
+    for len in (0..good.len() - 1024).step_by(13) {
         std::fs::write(&path, &good[..len]).unwrap();
         if let Ok(found) = read_all() {
             assert_eq!(found, expected, "length {len}");
