@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 
 /// A file under construction.
-pub(crate) struct Output {
+pub struct Output {
     file: File,
     target: PathBuf,
     directory: PathBuf,
@@ -24,7 +24,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// Opens a new file in the directory of `target`.
-    pub(crate) fn create(target: &Path) -> Result<Self> {
+    pub fn create(target: &Path) -> Result<Self> {
         let fail = |source| Error::Output { path: target.to_owned(), doing: "cannot create", source };
         let directory = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -51,7 +51,7 @@ impl Output {
     }
 
     /// The file.
-    pub(crate) const fn file(&self) -> &File {
+    pub const fn file(&self) -> &File {
         &self.file
     }
 
@@ -70,7 +70,7 @@ impl Output {
     }
 
     /// Brings the file to the disk and gives it its name, in place of what had it.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<()> {
         self.file.sync_all().map_err(|source| self.error("cannot sync", source))?;
         let name = match self.temporary.take() {
             Some(name) => name,

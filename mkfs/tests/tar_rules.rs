@@ -404,7 +404,15 @@ fn bad_archives() {
             pax(&[("path", &*"x".repeat(600))])[..700].to_vec(),
             "(PaxHeaders/entry): archive ends at 1724, 422 bytes before the end of the extended header",
         ),
+        (
+            pax(&[("path", &*"x".repeat(600))])[..512 + 609].to_vec(),
+            "(PaxHeaders/entry): archive ends at 2145, 1 bytes before the end of the extended header",
+        ),
         // Sparse maps.
+        (
+            sparse(&[("GNU.sparse.size", "1"), ("GNU.sparse.map", "0,0"), ("GNU.sparse.numblocks", "0")]),
+            "(x): sparse map: 1 entries, 0 announced",
+        ),
         (
             sparse_1_0("x", 9, &[(0, 5), (4, 1)], b"123456"),
             "(x): sparse map: entry at 4 overlaps or precedes the one that ends at 5",
