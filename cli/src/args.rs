@@ -1,0 +1,325 @@
+//! The command line. Texts here are the manual: `--help` shows them.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
+#[derive(Debug, Parser)]
+#[command(name = "mkimg", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mkimg build oci:web:latest -o web.img      flatten and seal an image
+  mkimg verify web.img --root-hash HEX       check every byte of it
+  mkimg mount web.img /mnt                   check, then mount read-only
+  mkimg inspect web.img                      what it is and where it came from
+
+Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify` is like diff: 0 means clean,
+1 means differences were found, 2 means that it could not check everything.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from an OCI layout, an archive, a directory or a tar.
+    Build(BuildArgs),
+    /// Check every byte of an image, and name the files that are damaged.
+    Verify(VerifyArgs),
+    /// Mount an image read-only, or below a writable overlay.
+    Mount(MountArgs),
+    /// Unmount what `mkimg mount` has mounted.
+    Umount(UmountArgs),
+    /// List the mounted images.
+    Mounts(MountsArgs),
+    /// List the files in an image.
+    Ls(LsArgs),
+    /// Print files of an image.
+    Cat(CatArgs),
+    /// Write the files of an image to a directory.
+    Extract(ExtractArgs),
+    /// Show what an image is, where it came from, and what its source wasted.
+    Inspect(InspectArgs),
+    /// Cut the seal out of an image: all but file data, enough to audit an extracted tree.
+    Seal(SealArgs),
+    /// Show what this kernel and this user can do with images.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compress {
+    /// File data is stored as it is.
+    None,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg build oci:web:latest -o web.img
+  mkimg build docker-archive:web.tar -o web.img --platform linux/arm64
+  mkimg build dir:rootfs -o rootfs.img --name rootfs --epoch 3
+
+The same source and options give the same bytes, whatever the machine and the number of threads.
+A path without a scheme is looked at: a layout, an archive, a tar or a directory.")]
+pub(crate) struct BuildArgs {
+    /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIR, tar:FILE, or a path.
+    pub source: OsString,
+    /// The image file to write.
+    #[arg(short, long, value_name = "IMAGE")]
+    pub output: PathBuf,
+    /// Which image of a multi-platform index: OS/ARCH[/VARIANT] [default: this machine's].
+    #[arg(long)]
+    pub platform: Option<mkimg_oci::Platform>,
+    /// How file data is compressed.
+    #[arg(long, value_enum, default_value_t = Compress::None)]
+    pub compress: Compress,
+    /// Oldest kernel that must mount the image, from 5.4 on; below 5.15 sparse files are written out.
+    #[arg(long, value_name = "X.Y", default_value = "5.15", value_parser = kernel_version)]
+    pub min_kernel: (u32, u32),
+    /// Name of the image [default: the reference of the source].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Counter that grows with every release, so that an older image can be refused.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub epoch: u64,
+    /// Number of threads [default: one for each processor].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An image argument that several commands have.
+#[derive(Debug, Args)]
+pub(crate) struct ImageArg {
+    /// The image file, or its detached seal.
+    pub image: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg verify web.img --root-hash 5d0f...    is this the image that was published?
+  mkimg verify web.img --json                 one JSON object a line, the summary last
+
+Without --root-hash the root hash in the image itself is taken: that proves that the image is
+consistent, not whose it is. The first line says which of the two was checked.")]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub image: ImageArg,
+    /// The root hash that the image must have: 64 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = root_hash)]
+    pub root_hash: Option<[u8; 32]>,
+    /// Number of threads [default: one for each processor].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Print one JSON object a line: findings, then the summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How far the bytes of a mounted image are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verity {
+    /// `kernel` if this kernel has dm-verity, else `once`.
+    Auto,
+    /// By the kernel on every read (dm-verity).
+    Kernel,
+    /// Completely, right before the mount.
+    Once,
+    /// Not at all.
+    Off,
+}
+
+/// What carries a mounted image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    /// `file` where it works, else `loop`.
+    Auto,
+    /// The file itself (Linux 6.12).
+    File,
+    /// A loop device.
+    Loop,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg mount web.img /mnt --root-hash 5d0f...
+  mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+
+The printed line says which guarantee holds. Structure is checked before the kernel parses it.")]
+pub(crate) struct MountArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// Where to mount it.
+    pub target: PathBuf,
+    /// Directory for changes: mounts an overlay over the image.
+    #[arg(long, value_name = "DIR", requires = "work")]
+    pub upper: Option<PathBuf>,
+    /// Empty directory on the file system of --upper.
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    pub work: Option<PathBuf>,
+    /// How the bytes are checked.
+    #[arg(long, value_enum, default_value_t = Verity::Auto)]
+    pub verity: Verity,
+    /// The root hash that the image must have: 64 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = root_hash)]
+    pub root_hash: Option<[u8; 32]>,
+    /// What carries the image.
+    #[arg(long, value_enum, default_value_t = Via::Auto)]
+    pub via: Via,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UmountArgs {
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// Detach now, and let go when the last user is done.
+    #[arg(long)]
+    pub lazy: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountsArgs {
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg ls web.img                  every path
+  mkimg ls -l web.img /etc          with types, owners, sizes and times, below /etc
+  mkimg ls --json web.img           one JSON object a line, with xattrs and SHA-256")]
+pub(crate) struct LsArgs {
+    #[command(flatten)]
+    pub image: ImageArg,
+    /// Only this path and what is below it.
+    #[arg(default_value = "/")]
+    pub path: OsString,
+    /// Type, permissions, links, owner, size and time.
+    #[arg(short, long)]
+    pub long: bool,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// Files in the image; symbolic links are followed inside it.
+    #[arg(required = true)]
+    pub paths: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg extract web.img rootfs               everything, owners and xattrs too when root
+  mkimg extract web.img etc-only --path /etc
+
+Content is checked against its sealed digest while it is written. Nothing outside the directory is
+ever touched, whatever the image holds.")]
+pub(crate) struct ExtractArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// The directory to write to: new or empty.
+    pub target: PathBuf,
+    /// Only this path and what is below it; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<OsString>,
+    /// Do not restore owners and groups.
+    #[arg(long)]
+    pub no_owner: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg inspect web.img
+  mkimg inspect web.img --json | jq .verity.root_hash
+  mkimg inspect web.img --deleted            files that the source ships although they are deleted")]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub image: ImageArg,
+    /// Print everything as one JSON object.
+    #[arg(long, group = "what")]
+    pub json: bool,
+    /// Print the OCI manifest, byte for byte.
+    #[arg(long, group = "what")]
+    pub manifest: bool,
+    /// Print the OCI configuration, byte for byte.
+    #[arg(long, group = "what")]
+    pub config: bool,
+    /// Print the sealed statement, byte for byte.
+    #[arg(long, group = "what")]
+    pub statement: bool,
+    /// List the files that were deleted by a later layer, but still ship in the source.
+    #[arg(long, group = "what")]
+    pub deleted: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg seal web.img -o web.seal
+  mkimg verify web.seal --root-hash 5d0f...    a seal proves itself")]
+pub(crate) struct SealArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// The seal to write.
+    #[arg(short, long, value_name = "SEAL")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn kernel_version(text: &str) -> Result<(u32, u32), String> {
+    let parsed = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    match parsed {
+        None => Err("must be of the form X.Y".to_owned()),
+        Some(version) if version < (5, 4) => Err("EROFS came with Linux 5.4".to_owned()),
+        Some(version) => Ok(version),
+    }
+}
+
+fn root_hash(text: &str) -> Result<[u8; 32], String> {
+    mkimg_format::parse_sha256(text).ok_or_else(|| "must be 64 hexadecimal digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn kernel_versions() {
+        assert_eq!(kernel_version("6.12"), Ok((6, 12)));
+        for wrong in ["5.3", "6", "6.x", "", "6.12.1"] {
+            assert!(kernel_version(wrong).is_err(), "{wrong}");
+        }
+    }
+}

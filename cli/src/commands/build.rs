@@ -1,0 +1,89 @@
+//! `mkimg build`
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use mkimg_format::hex;
+use mkimg_mkfs::{Built, Options};
+use mkimg_oci::SourceSpec;
+use serde::Serialize;
+
+use crate::args::{BuildArgs, Compress};
+use crate::output::{count, json_line, size, stdout};
+use crate::progress::Bar;
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    image: String,
+    root_hash: String,
+    hash_offset: u64,
+    data_blocks: u64,
+    image_size: u64,
+    min_kernel: String,
+    manifest_digest: Option<&'a str>,
+    layers: usize,
+    inodes: u64,
+    contents: u64,
+    shipped_bytes: u64,
+    visible_bytes: u64,
+    deleted_bytes: u64,
+    warnings: &'a [String],
+}
+
+pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
+    let source = SourceSpec::parse(&args.source)?;
+    let options = Options {
+        platform: args.platform.clone(),
+        name: args.name.clone(),
+        epoch: args.epoch,
+        min_kernel: args.min_kernel,
+        threads: super::threads(args.threads),
+    };
+    match args.compress {
+        Compress::None => {}
+    }
+    let bar = Bar::new();
+    let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);
+    bar.clear();
+    let built = built?;
+    for warning in &built.warnings {
+        eprintln!("mkimg: warning: {warning}");
+    }
+    let mut out = stdout();
+    if args.json {
+        json_line(&mut out, &outcome(args, &built))?;
+    } else {
+        writeln!(out, "{}: {}", args.output.display(), size(built.image_size))?;
+        writeln!(
+            out,
+            "{}, {}; {} of {} shipped are visible",
+            count(built.layers as u64, "layer"),
+            count(built.inodes, "inode"),
+            size(built.visible_bytes),
+            size(built.shipped_bytes),
+        )?;
+        writeln!(out, "root hash {}", hex(&built.root_hash))?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn outcome<'a>(args: &BuildArgs, built: &'a Built) -> Outcome<'a> {
+    Outcome {
+        image: args.output.to_string_lossy().into_owned(),
+        root_hash: hex(&built.root_hash),
+        hash_offset: built.hash_offset,
+        data_blocks: built.data_blocks,
+        image_size: built.image_size,
+        min_kernel: super::kernel(built.min_kernel),
+        manifest_digest: built.manifest_digest.as_deref(),
+        layers: built.layers,
+        inodes: built.inodes,
+        contents: built.contents,
+        shipped_bytes: built.shipped_bytes,
+        visible_bytes: built.visible_bytes,
+        deleted_bytes: built.deleted_bytes,
+        warnings: &built.warnings,
+    }
+}

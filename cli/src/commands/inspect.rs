@@ -1,0 +1,230 @@
+//! `mkimg inspect`
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use mkimg_format::erofs::{Superblock, escape};
+use mkimg_format::hex;
+use mkimg_format::seal::{Layer, LayerRecord, Section, Statement};
+use mkimg_format::trailer::Trailer;
+use serde::Serialize;
+
+use crate::args::InspectArgs;
+use crate::image::Image;
+use crate::output::{count, json_line, size, stdout};
+
+#[derive(Serialize)]
+struct Inspection<'a> {
+    format: u32,
+    name: Option<&'a str>,
+    epoch: u64,
+    image_size: u64,
+    uuid: String,
+    min_kernel: String,
+    inodes: u64,
+    contents: u64,
+    verity: Verity,
+    areas: Vec<Area>,
+    source: &'a mkimg_format::seal::Source,
+    layers: Vec<LayerLine<'a>>,
+    deleted_files: u64,
+    options: &'a std::collections::BTreeMap<String, String>,
+    tool: &'a str,
+}
+
+#[derive(Serialize)]
+struct Verity {
+    root_hash: String,
+    hash_offset: u64,
+    data_blocks: u64,
+    data_block_size: u64,
+    hash_block_size: u64,
+    algorithm: &'static str,
+    salt: &'static str,
+}
+
+#[derive(Serialize)]
+struct Area {
+    name: &'static str,
+    offset: u64,
+    length: u64,
+}
+
+#[derive(Serialize)]
+struct LayerLine<'a> {
+    #[serde(flatten)]
+    layer: &'a Layer,
+    shipped_bytes: u64,
+    visible_bytes: u64,
+    shadowed_bytes: u64,
+    deleted_bytes: u64,
+    shipped_files: u64,
+    visible_files: u64,
+    shadowed_files: u64,
+    deleted_files: u64,
+}
+
+pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
+    let image = Image::open(&args.image.image)?;
+    let seal = image.seal()?;
+    let mut out = stdout();
+    let document = match args {
+        InspectArgs { manifest: true, .. } => Some((Section::Manifest, "manifest")),
+        InspectArgs { config: true, .. } => Some((Section::Config, "configuration")),
+        InspectArgs { statement: true, .. } => Some((Section::Statement, "statement")),
+        _ => None,
+    };
+    if let Some((section, name)) = document {
+        let Some(bytes) = seal.document(section)? else {
+            bail!("{}: its source had no {name}", args.image.image.display());
+        };
+        out.write_all(&bytes)?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.deleted {
+        for record in seal.deleted() {
+            let record = record?;
+            writeln!(
+                out,
+                "{:>10}  layer {} deletes what layer {} ships  {}",
+                size(record.size.get()),
+                u64::from(record.deleted_by.get()) + 1,
+                u64::from(record.layer.get()) + 1,
+                escape(&seal.deleted_path(&record)?),
+            )?;
+        }
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let statement = seal.statement()?;
+    let superblock = Superblock::read(&image.sealed)?;
+    let trailer = Trailer::read(&image.sealed)?;
+    let header = &image.header;
+    let records: Vec<LayerRecord> = seal.layers().collect::<Result<_, _>>()?;
+    let block = mkimg_format::BLOCK_SIZE;
+    let area = |name, from: u64, to: u64| Area { name, offset: from, length: to.saturating_sub(from) };
+    let (meta, sealed) = (header.meta_block * block, header.seal_block * block);
+    let inspection = Inspection {
+        format: statement.format,
+        name: statement.name.as_deref(),
+        epoch: statement.epoch,
+        image_size: header.image_size(),
+        uuid: uuid_text(&superblock.uuid),
+        min_kernel: super::kernel(superblock.features.min_kernel()),
+        inodes: seal.inodes().len(),
+        contents: seal.contents().len(),
+        verity: Verity {
+            root_hash: hex(&trailer.root_hash),
+            hash_offset: header.hash_offset(),
+            data_blocks: header.data_blocks,
+            data_block_size: block,
+            hash_block_size: block,
+            algorithm: "sha256",
+            salt: "-",
+        },
+        areas: vec![
+            area("header", 0, block),
+            area("data", block, meta),
+            area("metadata", meta, sealed),
+            area("seal", sealed, header.hash_offset()),
+            area("verity", header.hash_offset(), header.trailer_offset()),
+            area("trailer", header.trailer_offset(), header.image_size()),
+        ],
+        source: &statement.source,
+        layers: layer_lines(&statement, &records),
+        deleted_files: seal.deleted().len(),
+        options: &statement.options,
+        tool: &statement.tool,
+    };
+    if args.json {
+        json_line(&mut out, &inspection)?;
+    } else {
+        text(&inspection, &mut out)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the statement says of each layer, and what the builder counted in it. A directory has counts only.
+fn layer_lines<'a>(statement: &'a Statement, records: &[LayerRecord]) -> Vec<LayerLine<'a>> {
+    statement
+        .layers
+        .iter()
+        .zip(records)
+        .map(|(layer, record)| LayerLine {
+            layer,
+            shipped_bytes: record.shipped.get(),
+            visible_bytes: record.visible.get(),
+            shadowed_bytes: record.shadowed.get(),
+            deleted_bytes: record.deleted.get(),
+            shipped_files: record.shipped_files.get(),
+            visible_files: record.visible_files.get(),
+            shadowed_files: record.shadowed_files.get(),
+            deleted_files: record.deleted_files.get(),
+        })
+        .collect()
+}
+
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits = hex(uuid);
+    let (a, rest) = digits.split_at(8);
+    let (b, rest) = rest.split_at(4);
+    let (c, rest) = rest.split_at(4);
+    let (d, e) = rest.split_at(4);
+    [a, b, c, d, e].join("-")
+}
+
+fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
+    let mut row = |name: &str, value: &str| writeln!(out, "{name:<12}{value}");
+    row("name", inspection.name.unwrap_or("-"))?;
+    row("epoch", &inspection.epoch.to_string())?;
+    row("size", &format!("{} ({} bytes)", size(inspection.image_size), inspection.image_size))?;
+    row("root hash", &inspection.verity.root_hash)?;
+    row("kernel", &format!("Linux {} or later", inspection.min_kernel))?;
+    row("uuid", &inspection.uuid)?;
+    row("source", &inspection.source.kind)?;
+    if let Some(digest) = &inspection.source.manifest_digest {
+        row("manifest", digest)?;
+    }
+    if let Some(digest) = &inspection.source.config_digest {
+        row("config", digest)?;
+    }
+    row(
+        "content",
+        &format!("{}, {}", count(inspection.inodes, "inode"), count(inspection.contents, "distinct content")),
+    )?;
+    row("built by", inspection.tool)?;
+    writeln!(out)?;
+    writeln!(out, "{:<10} {:>14} {:>12}", "area", "offset", "length")?;
+    for area in &inspection.areas {
+        writeln!(out, "{:<10} {:>14} {:>12}", area.name, area.offset, size(area.length))?;
+    }
+    if inspection.layers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:>5}  {:<19} {:>11} {:>11} {:>11} {:>11}",
+        "layer", "digest", "shipped", "visible", "shadowed", "deleted"
+    )?;
+    for (number, line) in (1..).zip(&inspection.layers) {
+        writeln!(
+            out,
+            "{number:>5}  {:<19.19} {:>11} {:>11} {:>11} {:>11}",
+            line.layer.digest,
+            size(line.shipped_bytes),
+            size(line.visible_bytes),
+            size(line.shadowed_bytes),
+            size(line.deleted_bytes),
+        )?;
+    }
+    if inspection.deleted_files > 0 {
+        let files = count(inspection.deleted_files, "file");
+        writeln!(out, "\n{files} deleted, but still shipped by the source: see --deleted")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! `mkimg ls`
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use mkimg_format::ReadAt;
+use mkimg_format::erofs::{FileSystem, FileType, Inode, Nid, Timestamp, WalkEntry, escape};
+use mkimg_format::hex;
+use mkimg_format::seal::Seal;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::args::LsArgs;
+use crate::image::Image;
+use crate::output::{base64, json_line, stdout, text_or_base64};
+
+/// One path, as `--json` prints it.
+#[derive(Serialize)]
+struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    r#type: &'static str,
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    mtime: String,
+    nlink: u32,
+    ino: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rdev: Option<[u32; 2]>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    xattrs: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    xattrs_b64: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
+    let image = Image::open(&args.image.image)?;
+    let fs = image.file_system()?;
+    let wanted = args.path.as_bytes();
+    let wanted = wanted.strip_suffix(b"/").unwrap_or(wanted);
+    let wanted = if wanted.is_empty() || wanted.starts_with(b"/") { wanted.to_vec() } else { [b"/", wanted].concat() };
+    // Data is missing from a detached seal, and so are digests that would have to be computed.
+    let mut digests = (!image.sealed.is_detached()).then(|| Digests { seal: image.seal().ok(), known: HashMap::new() });
+    let mut out = stdout();
+    let mut found = false;
+    for entry in fs.walk() {
+        let entry = entry?;
+        let below = entry.path.strip_prefix(&wanted[..]);
+        if !below.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || wanted.is_empty()) {
+            continue;
+        }
+        found = true;
+        if args.json {
+            json_line(&mut out, &line(&fs, &entry, digests.as_mut())?)?;
+        } else if args.long {
+            long(&fs, &entry, &mut out)?;
+        } else {
+            writeln!(out, "{}", escape(&entry.path))?;
+        }
+    }
+    if !found {
+        bail!("{}: no such file or directory", escape(&wanted));
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line<R: ReadAt, S: ReadAt>(
+    fs: &FileSystem<R>,
+    entry: &WalkEntry,
+    digests: Option<&mut Digests<S>>,
+) -> Result<Line> {
+    let inode = &entry.inode;
+    let (path, path_b64) = either(&entry.path);
+    let (target, target_b64) = match inode.file_type {
+        FileType::Symlink => either(&fs.read_link(inode)?),
+        _ => (None, None),
+    };
+    let mut xattrs = BTreeMap::new();
+    let mut xattrs_b64 = BTreeMap::new();
+    for xattr in fs.xattrs(inode)? {
+        match text_or_base64(&xattr.name) {
+            Ok(name) => xattrs.insert(name, base64(&xattr.value)),
+            Err(name) => xattrs_b64.insert(name, base64(&xattr.value)),
+        };
+    }
+    let sha256 = match (inode.file_type, digests) {
+        (FileType::File, Some(digests)) => Some(hex(&digests.of(fs, inode)?)),
+        _ => None,
+    };
+    Ok(Line {
+        path,
+        path_b64,
+        r#type: inode.file_type.word(),
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        size: inode.size,
+        mtime: inode.mtime.to_string(),
+        nlink: inode.nlink,
+        ino: inode.nid.0,
+        target,
+        target_b64,
+        rdev: matches!(inode.file_type, FileType::Char | FileType::Block)
+            .then_some([inode.rdev.0, inode.rdev.1]),
+        xattrs,
+        xattrs_b64,
+        sha256,
+    })
+}
+
+fn either(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match text_or_base64(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(encoded) => (None, Some(encoded)),
+    }
+}
+
+/// SHA-256 of contents, each computed once: many names may lead to one content.
+struct Digests<S> {
+    seal: Option<Seal<S>>,
+    known: HashMap<Key, [u8; 32]>,
+}
+
+/// What tells contents apart without reading them.
+#[derive(PartialEq, Eq, Hash)]
+enum Key {
+    Content(u32),
+    Inode(Nid),
+}
+
+impl<S: ReadAt> Digests<S> {
+    fn of<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<[u8; 32]> {
+        let record = self.seal.as_ref().and_then(|seal| seal.inode_record(inode.nid.0).ok().flatten());
+        let key = record.map_or(Key::Inode(inode.nid), |record| Key::Content(record.content.get()));
+        if let Some(digest) = self.known.get(&key) {
+            return Ok(*digest);
+        }
+        let mut hasher = Sha256::new();
+        fs.for_each_piece(inode, |piece| {
+            hasher.update(piece);
+            Ok::<_, mkimg_format::Error>(())
+        })?;
+        let digest = hasher.finalize().into();
+        self.known.insert(key, digest);
+        Ok(digest)
+    }
+}
+
+fn long<R: ReadAt>(fs: &FileSystem<R>, entry: &WalkEntry, out: &mut impl Write) -> Result<()> {
+    let inode = &entry.inode;
+    let size = match inode.file_type {
+        FileType::Char | FileType::Block => format!("{}, {}", inode.rdev.0, inode.rdev.1),
+        _ => inode.size.to_string(),
+    };
+    write!(
+        out,
+        "{} {:>3} {:>5} {:>5} {:>11} {} {}",
+        mode_string(inode.file_type, inode.mode),
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        size,
+        utc(inode.mtime),
+        escape(&entry.path),
+    )?;
+    if inode.file_type == FileType::Symlink {
+        write!(out, " -> {}", escape(&fs.read_link(inode)?))?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// As `ls -l` writes it.
+fn mode_string(file_type: FileType, mode: u16) -> String {
+    let mut text = String::with_capacity(10);
+    text.push(match file_type {
+        FileType::File => '-',
+        FileType::Dir => 'd',
+        FileType::Char => 'c',
+        FileType::Block => 'b',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+        FileType::Symlink => 'l',
+    });
+    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
+        let bits = (mode >> shift) & 7;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (bits & 1 != 0, mode & special != 0) {
+            (true, false) => 'x',
+            (false, false) => '-',
+            (true, true) => set,
+            (false, true) => unset,
+        });
+    }
+    text
+}
+
+/// Date and time in UTC: the same on every machine.
+fn utc(time: Timestamp) -> String {
+    let days = time.sec.div_euclid(86_400);
+    let seconds = time.sec.rem_euclid(86_400);
+    // Civil date from days since 1970, by 400-year eras that begin on 1 March (proleptic Gregorian calendar).
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_look_like_those_of_ls() {
+        for (file_type, mode, text) in [
+            (FileType::File, 0o644, "-rw-r--r--"),
+            (FileType::File, 0o4755, "-rwsr-xr-x"),
+            (FileType::File, 0o2644, "-rw-r-Sr--"),
+            (FileType::Dir, 0o1777, "drwxrwxrwt"),
+            (FileType::Dir, 0o1770, "drwxrwx--T"),
+        ] {
+            assert_eq!(mode_string(file_type, mode), text);
+        }
+    }
+
+    /// Expected values by `date -u -d @SECONDS`.
+    #[test]
+    fn times_look_like_those_of_date() {
+        for (sec, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_500_000_000, "2017-07-14 02:40:00"),
+            (4_294_967_313, "2106-02-07 06:28:33"),
+            (i64::MAX, "292277026596-12-04 15:30:07"),
+            (i64::MIN, "-292277022657-01-27 08:29:52"),
+        ] {
+            assert_eq!(utc(Timestamp { sec, nsec: 0 }), text);
+        }
+    }
+}

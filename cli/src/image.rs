@@ -1,0 +1,51 @@
+//! Opening an image for the commands that only read it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use mkimg_format::detached::Sealed;
+use mkimg_format::erofs::FileSystem;
+use mkimg_format::header::Header;
+use mkimg_format::seal::Seal;
+
+/// `O_NONBLOCK` of Linux: an open must not wait for the other end of a fifo.
+const O_NONBLOCK: i32 = 0o4000;
+
+/// Opens a regular file or block device for reading.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    let name = || path.display().to_string();
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).with_context(name)?;
+    let kind = file.metadata().with_context(name)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        bail!("{}: is no regular file and no block device", path.display());
+    }
+    Ok(file)
+}
+
+/// An image, or a detached seal, and the file system in it.
+pub(crate) struct Image {
+    pub sealed: Sealed<File>,
+    pub header: Header,
+}
+
+impl Image {
+    /// Opens an image.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let name = || path.display().to_string();
+        let sealed = Sealed::open(open_file(path)?).with_context(name)?;
+        let header = Header::read(&sealed).with_context(name)?;
+        Ok(Self { sealed, header })
+    }
+
+    /// The file system.
+    pub(crate) fn file_system(&self) -> Result<FileSystem<&Sealed<File>>> {
+        Ok(FileSystem::open(&self.sealed)?)
+    }
+
+    /// The seal.
+    pub(crate) fn seal(&self) -> Result<Seal<&Sealed<File>>> {
+        Ok(Seal::open(&self.sealed, &self.header)?)
+    }
+}
