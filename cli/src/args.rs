@@ -292,7 +292,8 @@ pub(crate) struct DoctorArgs {
 }
 
 fn kernel_version(text: &str) -> Result<(u32, u32), String> {
-    let parsed = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let parsed =
+        text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     match parsed {
         None => Err("must be of the form X.Y".to_owned()),
         Some(version) if version < (5, 4) => Err("EROFS came with Linux 5.4".to_owned()),

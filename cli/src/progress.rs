@@ -12,23 +12,19 @@ impl Bar {
     /// A bar that shows nothing yet.
     pub(crate) fn new() -> Self {
         let bar = if stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{msg:8} {bar:40} {bytes:>10}/{total_bytes:10} {bytes_per_sec}");
+        let style =
+            ProgressStyle::with_template("{msg:8} {bar:40} {bytes:>10}/{total_bytes:10} {bytes_per_sec}");
         if let Ok(style) = style {
             bar.set_style(style);
         }
         Self(bar)
     }
 
-    /// Begins a stage.
-    pub(crate) fn start(&self, what: &'static str, total: u64) {
+    /// So many bytes of so many, in a stage of that name.
+    pub(crate) fn show(&self, what: &'static str, done: u64, total: u64) {
         self.0.set_message(what);
         self.0.set_length(total);
-        self.0.set_position(0);
-    }
-
-    /// So many bytes in all.
-    pub(crate) fn set(&self, bytes: u64) {
-        self.0.set_position(bytes);
+        self.0.set_position(done);
     }
 
     /// Takes the bar off the screen.
@@ -39,14 +35,12 @@ impl Bar {
 
 impl Progress for Bar {
     fn begin(&self, stage: Stage, total: u64) {
-        self.start(
-            match stage {
-                Stage::Scan => "check",
-                Stage::Copy => "write",
-                Stage::Sync => "sync",
-            },
-            total,
-        );
+        let what = match stage {
+            Stage::Scan => "check",
+            Stage::Copy => "write",
+            Stage::Sync => "sync",
+        };
+        self.show(what, 0, total);
     }
 
     fn advance(&self, bytes: u64) {

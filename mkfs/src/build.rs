@@ -92,12 +92,15 @@ enum Opened {
 ///
 /// # Errors
 /// The first thing that is wrong with the source, or what the system says to writing.
-pub fn build(source: &SourceSpec, target: &Path, options: &Options, progress: &dyn Progress) -> Result<Built> {
+pub fn build(
+    source: &SourceSpec,
+    target: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Built> {
     let (opened, kind) = match source {
         SourceSpec::Dir { path, .. } => (Opened::Dir(HostDir::open(path)?), "dir"),
-        SourceSpec::Tar { .. } => {
-            (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "tar")
-        }
+        SourceSpec::Tar { .. } => (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "tar"),
         SourceSpec::DockerArchive { .. } => {
             (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "docker")
         }
@@ -118,9 +121,7 @@ pub fn build(source: &SourceSpec, target: &Path, options: &Options, progress: &d
         }
     };
     let (manifest, config, reference) = match &opened {
-        Opened::Image(image) => {
-            (image.manifest.as_ref(), image.config.as_ref(), image.reference.clone())
-        }
+        Opened::Image(image) => (image.manifest.as_ref(), image.config.as_ref(), image.reference.clone()),
         Opened::Dir(_) => (None, None, None),
     };
     let statement = Statement {
@@ -329,8 +330,10 @@ fn copy_contents(
                 for content in contents {
                     let Some(data) = flat.file(content.layer, content.file) else { continue };
                     let Place::Tar(offset) = data.place else { continue };
-                    let changed =
-                        || Error::Changed { origin: origin(), path: format!("data at {offset}").into_bytes() };
+                    let changed = || Error::Changed {
+                        origin: origin(),
+                        path: format!("data at {offset}").into_bytes(),
+                    };
                     let unreadable = |source| Error::Tar {
                         layer: number,
                         source: crate::tar::Error::Io { offset, source },
@@ -343,11 +346,13 @@ fn copy_contents(
                         return Err(changed());
                     }
                     let stored = stored_len(data);
-                    copy_content(content, data, &mut reader, image, &mut buffer).map_err(|error| match error {
-                        CopyError::Source(source) => unreadable(source),
-                        CopyError::Changed => changed(),
-                        CopyError::Image(source) => output.error("cannot write", source),
-                    })?;
+                    copy_content(content, data, &mut reader, image, &mut buffer).map_err(
+                        |error| match error {
+                            CopyError::Source(source) => unreadable(source),
+                            CopyError::Changed => changed(),
+                            CopyError::Image(source) => output.error("cannot write", source),
+                        },
+                    )?;
                     at = offset + stored;
                     progress.advance(content.size);
                 }
@@ -356,16 +361,19 @@ fn copy_contents(
                 for content in contents {
                     let Some(data) = flat.file(content.layer, content.file) else { continue };
                     let Place::Host(span) = data.place else { continue };
-                    let path = flat.layers.get(layer_index).map_or(&[][..], |files| text_at(&files.text, span));
+                    let path =
+                        flat.layers.get(layer_index).map_or(&[][..], |files| text_at(&files.text, span));
                     let unreadable = |source| Error::Host { path: path.to_vec(), source };
                     let mut file = dir.open_file(path).map_err(unreadable)?;
-                    copy_content(content, data, &mut file, image, &mut buffer).map_err(|error| match error {
-                        CopyError::Source(source) => unreadable(source),
-                        CopyError::Changed => {
-                            Error::Changed { origin: "source directory".to_owned(), path: path.to_vec() }
-                        }
-                        CopyError::Image(source) => output.error("cannot write", source),
-                    })?;
+                    copy_content(content, data, &mut file, image, &mut buffer).map_err(
+                        |error| match error {
+                            CopyError::Source(source) => unreadable(source),
+                            CopyError::Changed => {
+                                Error::Changed { origin: "source directory".to_owned(), path: path.to_vec() }
+                            }
+                            CopyError::Image(source) => output.error("cannot write", source),
+                        },
+                    )?;
                     progress.advance(content.size);
                 }
             }

@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::erofs::raw::NULL_ADDR;
 
+use crate::entry::FileData;
 use crate::plan::{Chunks, Content};
 use crate::scan::{Run, for_each_run, hash_zeros, read_full};
-use crate::entry::FileData;
 
 /// Buffer between source and image, in bytes.
 pub(crate) const BUFFER: usize = 256 << 10;

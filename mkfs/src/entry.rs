@@ -97,11 +97,6 @@ impl Scan {
         self.text.extend_from_slice(text);
         Some(span)
     }
-
-    /// A text that was kept.
-    pub(crate) fn get(&self, span: Span) -> &[u8] {
-        text_at(&self.text, span)
-    }
 }
 
 /// The text at a span.

@@ -78,7 +78,11 @@ impl Flattener {
 
         let text = std::mem::take(&mut scan.text);
         let entries = std::mem::take(&mut scan.entries);
-        let fail = |span: Span, problem| Error::Entry { layer: number, path: text_at(&text, span).to_vec(), problem };
+        let fail = |span: Span, problem| Error::Entry {
+            layer: number,
+            path: text_at(&text, span).to_vec(),
+            problem,
+        };
 
         self.hide(layer, &text, &entries).map_err(|(span, problem)| fail(span, problem))?;
         for entry in &entries {
@@ -140,8 +144,12 @@ impl Flattener {
             match name {
                 Some(name) => self.remove(dir, name, Cause::Deleted(layer)),
                 None => {
-                    let names: Vec<Box<[u8]>> =
-                        self.flat.tree.inode(dir).dir().map_or_else(Vec::new, |dir| dir.names.keys().cloned().collect());
+                    let names: Vec<Box<[u8]>> = self
+                        .flat
+                        .tree
+                        .inode(dir)
+                        .dir()
+                        .map_or_else(Vec::new, |dir| dir.names.keys().cloned().collect());
                     for name in names {
                         self.remove(dir, &name, Cause::Deleted(layer));
                     }

@@ -45,7 +45,13 @@ impl HostDir {
     fn open_below(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let path = if path.is_empty() { &b"."[..] } else { path };
-        rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), resolve)
+        rustix::fs::openat2(
+            &self.root,
+            path,
+            flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            resolve,
+        )
     }
 
     /// Opens a regular file for reading.
@@ -165,7 +171,8 @@ impl Walk<'_> {
             }
             FileType::Directory => Node::Dir,
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(|error| host(path, error))?;
+                let target =
+                    rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(|error| host(path, error))?;
                 if target.as_bytes().len() as u64 > SYMLINK_MAX {
                     return Err(host(path, Errno::NAMETOOLONG));
                 }

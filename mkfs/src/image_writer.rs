@@ -136,7 +136,8 @@ impl<'f> ImageWriter<'f> {
     /// Takes the hashes of the oldest buffer into the tree.
     fn collect(&mut self) -> io::Result<()> {
         let Some(done) = self.pending.pop_front() else { return Ok(()) };
-        let (buffer, hashes) = done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
+        let (buffer, hashes) =
+            done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
         self.spare.push(buffer);
         let Self { file, tree, levels, leaves, .. } = self;
         let mut outcome = Ok(());

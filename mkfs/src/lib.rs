@@ -35,6 +35,6 @@ mod waste;
 mod xattrs;
 
 pub use build::{Built, MIN_KERNEL, Options, build};
-pub use output::Output;
 pub use error::{Error, Problem, Result};
+pub use output::Output;
 pub use progress::{Progress, Silent, Stage};

@@ -145,7 +145,8 @@ impl Plan {
             records as u64 * section.record_len()
         };
         let seal = Table::plan(seal_block, lengths);
-        let header = Header { data_blocks: seal.end_block(), meta_block, seal_block, fec_blocks: 0, fec_roots: 0 };
+        let header =
+            Header { data_blocks: seal.end_block(), meta_block, seal_block, fec_blocks: 0, fec_roots: 0 };
         Ok(Self {
             body_block: block_address(body_block)?,
             xattr_block: block_address(xattr_block)?,
@@ -223,9 +224,11 @@ fn place_contents(flat: &Flat, order: &[InodeId], holes: bool) -> Result<(Vec<Co
         let Some(data) = flat.file(layer, file) else { continue };
         let index = *known.entry((data.blake3, data.size)).or_insert_with(|| {
             let start = u32::try_from(block).unwrap_or(NULL_ADDR);
-            let chunks = data.sparse.as_deref().filter(|_| holes).and_then(|segments| {
-                chunk_map(data.size, segments, start)
-            });
+            let chunks = data
+                .sparse
+                .as_deref()
+                .filter(|_| holes)
+                .and_then(|segments| chunk_map(data.size, segments, start));
             let blocks = match &chunks {
                 None => blocks_for(data.size),
                 Some(chunks) => chunks.blocks(data.size),
@@ -306,7 +309,9 @@ fn most_common_time(flat: &Flat, order: &[InodeId]) -> Timestamp {
     times.sort_unstable();
     let mut best = (Timestamp::default(), 0);
     for run in times.chunk_by(|a, b| a == b) {
-        if run.len() > best.1 && let Some(time) = run.first() {
+        if run.len() > best.1
+            && let Some(time) = run.first()
+        {
             best = (*time, run.len());
         }
     }

@@ -211,7 +211,11 @@ impl Scanner {
     /// Keeps a text of an entry.
     pub(crate) fn keep(&mut self, text: &[u8]) -> Result<crate::entry::Span> {
         let found = self.scan.text.len() as u64;
-        self.scan.keep(text).ok_or(Error::Limit { what: "bytes of names in one layer", found, limit: u32::MAX.into() })
+        self.scan.keep(text).ok_or(Error::Limit {
+            what: "bytes of names in one layer",
+            found,
+            limit: u32::MAX.into(),
+        })
     }
 
     /// Keeps the xattrs of an entry, but for those of overlayfs.
@@ -226,10 +230,9 @@ impl Scanner {
             if !class.is_visible() {
                 self.warn(path, &format!("xattr {} is kept, but Linux does not show it", escape(&name)));
             }
-            for (what, found, limit) in [
-                ("value", value.len(), XATTR_VALUE_MAX),
-                ("name", class.suffix.len(), usize::from(u8::MAX)),
-            ] {
+            for (what, found, limit) in
+                [("value", value.len(), XATTR_VALUE_MAX), ("name", class.suffix.len(), usize::from(u8::MAX))]
+            {
                 if found > limit {
                     let what = format!("{what} of xattr {}", escape(&name));
                     let problem = Problem::Xattr { what, found: found as u64, limit: limit as u64 };

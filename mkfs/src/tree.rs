@@ -271,7 +271,8 @@ impl Tree {
         let Some((name, id)) = dir.names.remove_entry(name) else { return };
         let mut path = self.path_of(parent);
         // Directories on the way down, each with the length of its path and what is left in it.
-        let mut stack = vec![(path.len(), std::iter::once((name, id)).collect::<BTreeMap<_, _>>().into_iter())];
+        let mut stack =
+            vec![(path.len(), std::iter::once((name, id)).collect::<BTreeMap<_, _>>().into_iter())];
         while let Some((length, names)) = stack.last_mut() {
             path.truncate(*length);
             let Some((name, id)) = names.next() else {

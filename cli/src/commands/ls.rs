@@ -51,9 +51,11 @@ pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
     let fs = image.file_system()?;
     let wanted = args.path.as_bytes();
     let wanted = wanted.strip_suffix(b"/").unwrap_or(wanted);
-    let wanted = if wanted.is_empty() || wanted.starts_with(b"/") { wanted.to_vec() } else { [b"/", wanted].concat() };
+    let wanted =
+        if wanted.is_empty() || wanted.starts_with(b"/") { wanted.to_vec() } else { [b"/", wanted].concat() };
     // Data is missing from a detached seal, and so are digests that would have to be computed.
-    let mut digests = (!image.sealed.is_detached()).then(|| Digests { seal: image.seal().ok(), known: HashMap::new() });
+    let mut digests =
+        (!image.sealed.is_detached()).then(|| Digests { seal: image.seal().ok(), known: HashMap::new() });
     let mut out = stdout();
     let mut found = false;
     for entry in fs.walk() {
@@ -196,7 +198,8 @@ fn mode_string(file_type: FileType, mode: u16) -> String {
         FileType::Socket => 's',
         FileType::Symlink => 'l',
     });
-    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
+    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')]
+    {
         let bits = (mode >> shift) & 7;
         text.push(if bits & 4 != 0 { 'r' } else { '-' });
         text.push(if bits & 2 != 0 { 'w' } else { '-' });
@@ -224,7 +227,12 @@ fn utc(time: Timestamp) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]

@@ -1,4 +1,121 @@
-//! placeholder
-pub(crate) fn run(_: &crate::args::MountArgs) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("not yet") }
-pub(crate) fn umount(_: &crate::args::UmountArgs) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("not yet") }
-pub(crate) fn list(_: &crate::args::MountsArgs) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("not yet") }
+//! `mkimg mount`, `mkimg umount`, `mkimg mounts`
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use mkimg_mount::{
+    Backing, MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image,
+};
+use serde::Serialize;
+
+use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
+use crate::output::{json_line, stdout};
+use crate::progress::Bar;
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    image: String,
+    target: String,
+    verity: &'static str,
+    how: &'a str,
+    guarantee: &'a str,
+}
+
+pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
+    let request = MountRequest {
+        image: &args.image,
+        target: &args.target,
+        upper: args.upper.as_deref(),
+        work: args.work.as_deref(),
+        policy: match args.verity {
+            Verity::Auto => VerityPolicy::Auto,
+            Verity::Kernel => VerityPolicy::Kernel,
+            Verity::Once => VerityPolicy::Once,
+            Verity::Off => VerityPolicy::Off,
+        },
+        via: match args.via {
+            Via::Auto => MountVia::Auto,
+            Via::File => MountVia::File,
+            Via::Loop => MountVia::Loop,
+        },
+        attrs: MountAttrs::default(),
+    };
+    let threads = super::threads(None);
+    let bar = Bar::new();
+    let show = |done, total| bar.show("check", done, total);
+    let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&show));
+    let mounted = mkimg_mount::mount(&request, &mut check);
+    bar.clear();
+    let mounted = mounted?;
+    let mut out = stdout();
+    if args.json {
+        let outcome = Outcome {
+            image: lossy(&args.image),
+            target: lossy(&mounted.target),
+            verity: match mounted.policy {
+                VerityPolicy::Kernel => "kernel",
+                VerityPolicy::Once => "once",
+                _ => "off",
+            },
+            how: &mounted.how,
+            guarantee: &mounted.guarantee,
+        };
+        json_line(&mut out, &outcome)?;
+    } else {
+        writeln!(out, "{}: {}", mounted.target.display(), mounted.how)?;
+        writeln!(out, "{}", mounted.guarantee)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn umount(args: &UmountArgs) -> Result<ExitCode> {
+    mkimg_mount::umount(&args.target, UmountOptions { lazy: args.lazy, force: false })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Line {
+    target: String,
+    image: String,
+    device: String,
+    upper: Option<String>,
+    read_only: bool,
+}
+
+pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
+    let mut out = stdout();
+    for mount in mkimg_mount::mounts()? {
+        let line = Line {
+            target: lossy(&mount.target),
+            image: lossy(&mount.image),
+            device: match &mount.backing {
+                Backing::File => "file".to_owned(),
+                Backing::Loop(number) => format!("loop{number}"),
+                Backing::Dm { name, .. } => name.clone(),
+                _ => "device".to_owned(),
+            },
+            upper: mount.upper.as_deref().map(lossy),
+            read_only: mount.read_only,
+        };
+        if args.json {
+            json_line(&mut out, &line)?;
+        } else {
+            let mode = if line.read_only { "ro" } else { "rw" };
+            write!(out, "{} on {} ({}, {mode}", line.image, line.target, line.device)?;
+            if let Some(upper) = &line.upper {
+                write!(out, ", upper {upper}")?;
+            }
+            writeln!(out, ")")?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
