@@ -32,7 +32,9 @@ suite=bookworm
 mirror=$(debian_mirror)
 work=$out/.work.$$
 mkdir "$work"
-storage=(--root "$work/storage" --runroot "$work/run" --storage-driver overlay)
+driver=overlay
+if [ "$(findmnt -no FSTYPE -T "$out")" = overlay ]; then driver=vfs; fi # an overlay cannot lie on an overlay
+storage=(--root "$work/storage" --runroot "$work/run" --storage-driver "$driver")
 cleanup() {
     buildah "${storage[@]}" umount --all >/dev/null 2>&1 || true
     for _ in 1 2 3; do # buildah may leave its storage and binds of the chroot mounted

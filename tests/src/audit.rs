@@ -1,6 +1,7 @@
 //! Reading `mkimg verify --json` and `mkimg inspect --json`.
 //!
-//! Each line of a report is an object. Those with a `region` or a `path` (`path_b64`, `paths`) are findings.
+//! Each line of a report is an object. Those with a `region`, a `path` (or `path_b64`) or a non-empty `paths` are
+//! findings; a line about the whole run has none of them.
 
 use serde_json::Value;
 
@@ -51,16 +52,19 @@ impl Regions {
         Self { hash_offset, size }
     }
 
-    /// The region names that fit a damaged byte at `offset`, as parts of the reported name.
+    /// The regions of which a damaged byte at `offset` must be reported in at least one.
     pub fn names_at(&self, offset: u64) -> &'static [&'static str] {
+        let in_verity_superblock = self.hash_offset..self.hash_offset + 512;
         match offset {
-            0..1024 => &["header"],
+            0..512 => &["header"],
+            512..1024 => &["header", "slack"],
             1024..1152 => &["superblock"],
-            1152..4096 => &["header", "superblock", "metadata", "slack"],
+            1152..4096 => &["header", "superblock", "slack"],
             _ if offset < self.hash_offset => &["data", "metadata", "seal", "slack"],
-            _ if offset < self.hash_offset + 4096 => &["superblock"],
+            _ if in_verity_superblock.contains(&offset) => &["verity-superblock"],
+            _ if offset < self.hash_offset + 4096 => &["verity-superblock", "slack"],
             _ if offset < self.size - 4096 => &["tree"],
-            _ => &["trailer"],
+            _ => &["trailer", "slack"],
         }
     }
 }

@@ -18,13 +18,18 @@ pub mod need;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// A scratch directory that is removed when the test ends. It lies below `MKIMG_TEST_DIR` or the build directory: the
-/// system's temporary directory is often a tmpfs, without user xattrs and with little room.
+/// A scratch directory that is removed when the test ends, in [`scratch_top`].
 pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("t-").tempdir_in(scratch_top()).expect("a scratch directory")
+}
+
+/// Where scratch directories lie: `MKIMG_TEST_DIR`, or a folder of the build directory. The system's temporary
+/// directory is often a tmpfs, without user xattrs and with little room.
+pub fn scratch_top() -> PathBuf {
     let top =
         std::env::var_os("MKIMG_TEST_DIR").map_or_else(|| command::target().join("scratch"), PathBuf::from);
-    std::fs::create_dir_all(&top).unwrap();
-    tempfile::Builder::new().prefix("t-").tempdir_in(top).expect("a scratch directory")
+    std::fs::create_dir_all(&top).unwrap_or_else(|error| panic!("{}: {error}", top.display()));
+    top
 }
 
 /// The root of the source tree.

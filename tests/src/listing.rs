@@ -79,8 +79,7 @@ struct Frame {
 }
 
 impl Listing {
-    /// Walks `top` without following symlinks and without crossing into other mounts' trees being special: what is
-    /// visible is listed. Panics on any error, an unreadable entry is a failed test.
+    /// Walks `top`, following no symlink. Panics on any error: an entry that cannot be read is a failed test.
     pub fn of(top: &Path) -> Self {
         Self::walk(top).unwrap_or_else(|error| panic!("listing {}: {error}", top.display()))
     }

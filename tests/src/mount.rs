@@ -4,15 +4,15 @@ use crate::{args, command};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Only one test at a time may hold this: tests that count loop devices or fill file systems disturb each other, also
-/// from other test programs.
+/// Only one test at a time may hold this: tests that count loop devices, or measure time, disturb each other, also from
+/// other test programs.
 #[derive(Debug)]
 pub struct Exclusive(#[allow(dead_code, reason = "the lock lives as long as the descriptor")] std::fs::File);
 
 impl Exclusive {
     /// Waits until no other test holds the lock.
     pub fn take() -> Self {
-        let path = std::env::temp_dir().join("mkimg-tests.lock");
+        let path = crate::scratch_top().join("lock");
         let open = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("the lock of the tests");

@@ -243,8 +243,7 @@ fn damage(subject: &Subject) {
     assert!(table.everything().contains(path), "{path} is not named: {}", table.everything());
     let report = mkimg(args!["verify", "--json", image]).output().code(1).json_lines();
     let found = audit::findings(&report);
-    let named = found
-        .iter()
-        .any(|finding| finding.paths.iter().any(|p| p == path) && finding.region.contains("data"));
+    let named =
+        found.iter().any(|finding| finding.paths.iter().any(|p| p == path) && finding.region == "data");
     assert!(named, "{path} is not reported as damaged data: {found:?}");
 }
