@@ -88,6 +88,10 @@ fn kernel_version() -> Probe {
     }
 }
 
+fn before_6_12() -> bool {
+    version(&rustix::system::uname().release().to_string_lossy()).is_some_and(|v| v < (6, 12))
+}
+
 /// Major and minor number of `6.18.44-something`.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
@@ -176,6 +180,12 @@ fn file_backed(result: &Result<()>) -> Probe {
                 name,
                 Status::Missing,
                 "refused: block device required (Linux before 6.12, built without it, or a stacked file system)",
+                "images are mounted over loop devices",
+            ),
+            _ if before_6_12() => new(
+                name,
+                Status::Missing,
+                "the kernel is older than 6.12",
                 "images are mounted over loop devices",
             ),
             _ => new(
@@ -423,7 +433,12 @@ mod tests {
         let mut unknown_feature = tiny_image::build(None);
         unknown_feature[1024 + 0x53] = 0x40;
         for way in [try_file, try_loop] {
-            way(&tiny_image::build(None)).unwrap();
+            if let Err(e) = way(&tiny_image::build(None)) {
+                // Only what lacks in older kernels and in guests without a disk.
+                assert!(matches!(e.errno(), Some(Errno::NOTBLK | Errno::NOENT)), "{e}");
+                println!("skipped: one way of trying: {e}");
+                continue;
+            }
             assert!(way(&broken).is_err());
             assert!(way(&unknown_feature).is_err());
         }

@@ -9,6 +9,7 @@
 //! Nothing here runs another program, and nothing prints.
 #![deny(unsafe_code)]
 
+mod check;
 pub mod dm;
 pub mod doctor;
 mod error;
@@ -24,6 +25,7 @@ pub mod policy;
 mod tiny_image;
 pub mod umount;
 
+pub use check::check_image;
 pub use error::{Error, Result};
 pub use loop_device::{LoopDevice, LoopOptions};
 pub use mount::{Identity, MountAttrs, Source, mount_erofs};

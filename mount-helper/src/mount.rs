@@ -6,7 +6,7 @@
 //!
 //! # From the checked file to the mounted file
 //!
-//! What was audited is an open file; what a file-backed mount takes is a path. [`crate::pin`] makes the
+//! What was audited is an open file; what a file-backed mount takes is a path. The module `pin` makes the
 //! path name that very file while the kernel opens it, so renaming and replacing cannot win. Where
 //! the surroundings for that cannot be made (no private mount namespace), the path is looked up in
 //! the open, and device, inode, size, mtime and ctime of file and path are compared before and after.
@@ -19,6 +19,7 @@
 //! image that was written to meanwhile is not mounted. Writes through a mapping may update mtime late,
 //! and whoever can write to the image can do so after the mount as well: only dm-verity notices that.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ use crate::pin::{Pinned, with_pinned_path};
 
 /// Most text taken from a file system context, in bytes.
 const MAX_LOG: usize = 4096;
+/// Longest text option, in bytes.
+pub(crate) const MAX_STRING: usize = 255;
 
 /// Attributes of the mount. The image is read-only in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,7 +292,17 @@ impl Context {
         Ok(Self { fd, what, object: object.to_path_buf() })
     }
 
-    pub(crate) fn set_string(&self, key: &str, value: impl rustix::path::Arg) -> Result<()> {
+    /// Sets a text option; the kernel copies at most 255 bytes (`strndup_user` in `fsconfig`).
+    pub(crate) fn set_string(&self, key: &str, value: impl AsRef<OsStr>) -> Result<()> {
+        let value = value.as_ref();
+        if value.len() > MAX_STRING {
+            return Err(Error::Kernel {
+                what: self.what,
+                object: self.object.clone(),
+                errno: Errno::NAMETOOLONG,
+                log: format!("{key} has {} bytes, the mount API takes {MAX_STRING}", value.len()),
+            });
+        }
         rustix::mount::fsconfig_set_string(self.fd.as_fd(), key, value).map_err(|e| self.error(e))
     }
 

@@ -9,8 +9,9 @@
 //!
 //! An image is ours when it begins with the eight bytes of the mkimg header. They are read from the
 //! block device where there is one, so a backing file that was deleted is still recognised. For a
-//! file-backed mount only the path is known: when the file is gone, or another one is there now, the
-//! mount cannot be told from any other EROFS mount and is listed only if that path carries the header.
+//! file-backed mount only the path is known: when the file or the file system it lies on is gone, or
+//! another file is there now, the mount cannot be told from any other EROFS mount, and it is listed
+//! only if that path carries the header.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -57,7 +58,8 @@ pub struct ImageMount {
     pub image: PathBuf,
     /// What lies below the file system.
     pub backing: Backing,
-    /// Upper directory, when it is an overlay over the image.
+    /// Upper directory, when it is an overlay over the image. Before Linux 6.13 one with a comma or a
+    /// backslash in its path shows as a path below `/proc/self/fd`.
     pub upper: Option<PathBuf>,
     /// Whether writes are refused.
     pub read_only: bool,

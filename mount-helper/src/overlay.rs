@@ -9,8 +9,9 @@
 //! | 5.2 to 6.14 | a private directory below `/run/mkimg`, mounted for the moment and detached again |
 //!
 //! The overlay's *source* string is free text to the kernel. It is `mkimg:DEVICE:IMAGE`, where DEVICE
-//! is `file`, `loopN` or `dm-N`: with it the overlay can be listed although its lower layer has no
-//! line in mountinfo.
+//! is `file`, `dev` (the image is a block device), `loopN` or `dm-N`: with it the overlay can be listed although its lower layer has no
+//! line in mountinfo. A path too long for the mount API is left out below a loop or mapped device,
+//! where the kernel tells it anyway.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use crate::error::{Error, Result};
-use crate::mount::{Context, MountAttrs};
+use crate::mount::{Context, MAX_STRING, MountAttrs};
 
 /// First word of an overlay's source string.
 const SOURCE_PREFIX: &[u8] = b"mkimg:";
@@ -32,9 +33,9 @@ const RUN_DIR: &str = "/run/mkimg";
 /// What an overlay's source string says about its lower layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlaySource {
-    /// `file`, `loopN` or `dm-N`.
+    /// `file`, `dev`, `loopN` or `dm-N`.
     pub device: String,
-    /// Absolute path of the image when it was mounted.
+    /// Absolute path of the image when it was mounted; `/` where it did not fit.
     pub image: PathBuf,
 }
 
@@ -45,7 +46,13 @@ impl OverlaySource {
         let mut bytes = SOURCE_PREFIX.to_vec();
         bytes.extend_from_slice(self.device.as_bytes());
         bytes.push(b':');
-        bytes.extend_from_slice(self.image.as_os_str().as_bytes());
+        let image = self.image.as_os_str().as_bytes();
+        let told_by_device = self.device.starts_with("loop") || self.device.starts_with("dm-");
+        if told_by_device && bytes.len().saturating_add(image.len()) > MAX_STRING {
+            bytes.push(b'/');
+        } else {
+            bytes.extend_from_slice(image);
+        }
         OsString::from_vec(bytes)
     }
 
@@ -165,9 +172,10 @@ impl Dir {
     }
 
     /// The path as an option string. Overlayfs undoes backslashes, old kernels split at commas; a
-    /// path with either is named through the descriptor.
+    /// path with either is named through the descriptor, which is then what mountinfo shows.
     fn option(&self) -> OsString {
-        if self.path.as_os_str().as_bytes().iter().any(|b| matches!(b, b',' | b':' | b'\\')) {
+        let bytes = self.path.as_os_str().as_bytes();
+        if bytes.len() > MAX_STRING || bytes.iter().any(|b| matches!(b, b',' | b'\\')) {
             fd_path(self.fd.as_fd())
         } else {
             self.path.clone().into_os_string()
@@ -303,6 +311,16 @@ impl Drop for PrivateMount {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn source_strings_fit_the_mount_api() {
+        let image = PathBuf::from(format!("/{}", "x".repeat(300)));
+        for device in ["loop0", "dm-12"] {
+            let source = OverlaySource { device: device.to_owned(), image: image.clone() }.to_source();
+            assert_eq!(source, OsString::from(format!("mkimg:{device}:/")));
+            assert_eq!(OverlaySource::parse(&source).unwrap().device, device);
+        }
+    }
 
     #[test]
     fn source_strings() {

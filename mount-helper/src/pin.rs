@@ -9,6 +9,10 @@
 //! tmpfs with nothing but that path in it, and at its end a bind mount of the *open file*. What
 //! happens to the real path meanwhile does not matter; mountinfo shows the path as given. The thread
 //! has its own mount namespace, all of which vanishes with it.
+//!
+//! A consequence: what the kernel holds is the bind mount, not the mount that the path leads through.
+//! The file system that the image lies on can therefore be unmounted from its own mount point while the
+//! image is mounted; it lives on, unseen, until the image is unmounted (as after a lazy unmount).
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path};

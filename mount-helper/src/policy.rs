@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::dm::{self, DevNumber, OnCorruption, VerityDevice, VerityTarget};
 use crate::error::{Error, Result, errno_of};
 use crate::loop_device::{LoopDevice, LoopOptions};
-use crate::mount::{Identity, MountAttrs, Pin, Source, Step, Target, detached_with, open_image};
+use crate::mount::{Identity, MAX_STRING, MountAttrs, Pin, Source, Step, Target, detached_with, open_image};
 use crate::overlay::{Layers, OverlaySource, detached_overlay};
 
 /// Bytes in a block of an image, of its data and of its hash tree alike.
@@ -135,7 +135,13 @@ pub(crate) fn mount_with(
     // With an overlay this is the layer below, and what becomes visible is the overlay.
     let lower = match policy {
         VerityPolicy::Kernel => verity_mount(&image, &checked, request.attrs)?,
-        _ => plain_mount(&image, request.via, request.attrs, hook)?,
+        _ => {
+            // The source string of an overlay over a file must hold the whole path.
+            let long = image.path.as_os_str().len() > MAX_STRING - "mkimg:file:".len();
+            let via =
+                if layers.is_some() && long && request.via == Via::Auto { Via::Loop } else { request.via };
+            plain_mount(&image, via, request.attrs, hook)?
+        }
     };
     let mut guarantee = guarantee(policy, &checked);
     let mut how = lower.how;
@@ -239,7 +245,7 @@ fn plain_mount(image: &Image, via: Via, attrs: MountAttrs, hook: &mut dyn FnMut(
 
 /// Whether a loop device may help: `ENOTBLK` from kernels without file-backed mounts and for files on
 /// stacked file systems, `EINVAL` where the file system cannot serve the kernel's reads (tmpfs), and
-/// when the path cannot be pinned.
+/// when the path cannot be pinned or is too long for the mount API.
 fn file_backed_refused(error: &Error) -> bool {
     let unpinned = matches!(error, Error::Path { what: "pin path of image", .. });
     let kernel = matches!(error, Error::Kernel { .. });
@@ -251,6 +257,7 @@ fn file_backed_refused(error: &Error) -> bool {
                     Errno::NOTBLK
                         | Errno::INVAL
                         | Errno::OPNOTSUPP
+                        | Errno::NAMETOOLONG
                         | Errno::NODEV
                         | Errno::ACCESS
                         | Errno::LOOP

@@ -1,0 +1,64 @@
+//! The look at an image that comes before its mount.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+
+use mkimg_format::erofs::escape;
+use mkimg_format::header::Header;
+use mkimg_format::lint::{self, lint};
+use mkimg_format::trailer::Trailer;
+use mkimg_format::{Sha256, hex};
+use mkimg_verify::{Options, verify_image};
+
+use crate::policy::{CheckedImage, VerityPolicy};
+
+/// Audits an open image as far as a policy asks for it: completely for [`VerityPolicy::Once`], otherwise its
+/// structure alone, so that the kernel's parser meets nothing that mkimg does not write.
+///
+/// # Errors
+/// Why the image must not be mounted, for the user to read.
+pub fn check_image(
+    image: &File,
+    policy: VerityPolicy,
+    root_hash: Option<Sha256>,
+    threads: NonZeroUsize,
+    progress: Option<&(dyn Fn(u64, u64) + Sync)>,
+) -> Result<CheckedImage, String> {
+    let fail = |error: mkimg_format::Error| error.to_string();
+    if policy == VerityPolicy::Once {
+        let report = verify_image(image, &Options { root_hash, threads, progress })
+            .map_err(|error| error.to_string())?;
+        if !report.is_clean() {
+            let first = report.findings.first().map_or_else(String::new, |finding| {
+                let place = finding.paths.first().map_or_else(String::new, |path| format!(" ({})", escape(path)));
+                format!(": {} at byte {}{place}: {}", finding.region, finding.offset, finding.problem)
+            });
+            let count = report.findings.len();
+            return Err(format!("the audit has {count} findings{first}; see mkimg verify"));
+        }
+        // An audit that is clean has read these already; they are small.
+    }
+    let header = Header::read(image).map_err(fail)?;
+    let trailer = Trailer::read(image).map_err(fail)?;
+    if Trailer::new(&header, trailer.root_hash) != trailer {
+        return Err("header and trailer do not agree; see mkimg verify".to_owned());
+    }
+    if let Some(wanted) = root_hash.filter(|wanted| *wanted != trailer.root_hash) {
+        return Err(format!("root hash is {}, wanted is {}", hex(&trailer.root_hash), hex(&wanted)));
+    }
+    if policy != VerityPolicy::Once {
+        let mut first: Option<lint::Finding> = None;
+        lint(image, &header, &mut |finding| {
+            first.get_or_insert(finding);
+        })
+        .map_err(fail)?;
+        if let Some(finding) = first {
+            return Err(format!("{} at byte {}: {}", finding.part, finding.offset, finding.problem));
+        }
+    }
+    Ok(CheckedImage {
+        root_hash: trailer.root_hash,
+        data_blocks: header.data_blocks,
+        hash_offset: header.hash_offset(),
+    })
+}
