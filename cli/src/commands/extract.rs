@@ -1,4 +1,57 @@
-//! placeholder
-pub(crate) fn run(_: &crate::args::ExtractArgs) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not yet")
+//! `mkimg extract`
+
+use std::cell::Cell;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use mkimg_extract::{Options, Owners, extract, sealed};
+use mkimg_format::erofs::escape;
+
+use crate::args::ExtractArgs;
+use crate::image::Image;
+use crate::output::{count, size, stdout};
+use crate::progress::Bar;
+
+pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
+    let image = Image::open(&args.image)?;
+    let fs = image.file_system()?;
+    let seal = image.seal()?;
+    let digests = sealed(&seal);
+    let bar = Bar::new();
+    let done = Cell::new(0);
+    let total = image.header.hash_offset();
+    let show = |bytes: u64| {
+        done.set(done.get() + bytes);
+        bar.show("write", done.get(), total.max(done.get()));
+    };
+    let options = Options {
+        owners: if args.no_owner { Owners::Skip } else { Owners::Auto },
+        paths: args.path.iter().map(|path| path.as_bytes().to_vec()).collect(),
+        into_existing: false,
+        progress: Some(&show),
+    };
+    let summary = extract(&fs, Some(&digests), &args.target, &options);
+    bar.clear();
+    let summary = summary?;
+    for skipped in &summary.skipped {
+        eprintln!("mkimg: warning: {}: {}", escape(&skipped.path), skipped.what);
+    }
+    let hidden = summary.skipped_total - summary.skipped.len() as u64;
+    if hidden > 0 {
+        eprintln!("mkimg: warning: {hidden} more of this kind");
+    }
+    let mut out = stdout();
+    writeln!(
+        out,
+        "{}: {}, {}, {}, {}",
+        args.target.display(),
+        count(summary.files, "file"),
+        if summary.dirs == 1 { "1 directory".to_owned() } else { format!("{} directories", summary.dirs) },
+        count(summary.symlinks, "symbolic link"),
+        size(summary.bytes),
+    )?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
