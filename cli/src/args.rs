@@ -254,8 +254,8 @@ Examples:
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub image: ImageArg,
-    /// Print everything as one JSON object.
-    #[arg(long, group = "what")]
+    /// Print one JSON object; with --deleted one a line.
+    #[arg(long, conflicts_with_all = ["manifest", "config", "statement"])]
     pub json: bool,
     /// Print the OCI manifest, byte for byte.
     #[arg(long, group = "what")]

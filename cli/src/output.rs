@@ -29,6 +29,14 @@ pub(crate) fn text_or_base64(bytes: &[u8]) -> Result<String, String> {
     String::from_utf8(bytes.to_vec()).map_err(|error| base64(error.as_bytes()))
 }
 
+/// Bytes for a pair of JSON fields, of which one is there: `NAME` with text, or `NAME_b64` with base64.
+pub(crate) fn text_and_base64(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match text_or_base64(bytes) {
+        Ok(text) => (Some(text), None),
+        Err(encoded) => (None, Some(encoded)),
+    }
+}
+
 /// A number of bytes for people.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

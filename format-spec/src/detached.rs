@@ -67,18 +67,29 @@ impl<R: ReadAt> Sealed<R> {
     pub fn open(io: R) -> Result<Self> {
         let part = Part::DetachedSeal;
         let mut magic = [0; 8];
-        io.read_exact_at(&mut magic, 0).map_err(|source| Error::Io { part: Part::Header, offset: 0, source })?;
+        io.read_exact_at(&mut magic, 0).map_err(|source| Error::Io {
+            part: Part::Header,
+            offset: 0,
+            source,
+        })?;
         if magic != MAGIC {
             return Ok(Self { io, cut: None });
         }
         let mut block = Box::new([0; BLOCK_LEN]);
         io.read_exact_at(&mut block[..], 0).map_err(|source| Error::Io { part, offset: 0, source })?;
-        let raw = RawHead::read_from_bytes(&block[..]).map_err(|_| Error::corrupt(part, 0, Problem::Magic))?;
+        let raw =
+            RawHead::read_from_bytes(&block[..]).map_err(|_| Error::corrupt(part, 0, Problem::Magic))?;
         // The head has one form for a given cut, and the header it carries says which cut.
         let header = Header::read(&Shifted(&io))?;
         if head(&header) != block {
             let found = raw.cut_end.get();
-            return Err(Error::field(part, 0, "cut_end, checksum or reserved", found, "as the header has it"));
+            return Err(Error::field(
+                part,
+                0,
+                "cut_end, checksum or reserved",
+                found,
+                "as the header has it",
+            ));
         }
         Ok(Self { io, cut: Some((BLOCK_SIZE, raw.cut_end.get())) })
     }

@@ -127,9 +127,11 @@ impl Header {
     /// [`Error::Io`], or [`Error::Corrupt`] with the field that breaks a rule.
     pub fn read(image: &(impl ReadAt + ?Sized)) -> Result<Self> {
         let mut bytes = [0; HEADER_LEN];
-        image
-            .read_exact_at(&mut bytes, 0)
-            .map_err(|source| Error::Io { part: Part::Header, offset: 0, source })?;
+        image.read_exact_at(&mut bytes, 0).map_err(|source| Error::Io {
+            part: Part::Header,
+            offset: 0,
+            source,
+        })?;
         Self::from_bytes(&bytes)
     }
 
@@ -138,8 +140,8 @@ impl Header {
     /// # Errors
     /// [`Error::Corrupt`] with the field that breaks a rule.
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Result<Self> {
-        let raw = RawHeader::read_from_bytes(bytes)
-            .map_err(|_| Error::corrupt(Part::Header, 0, Problem::Magic))?;
+        let raw =
+            RawHeader::read_from_bytes(bytes).map_err(|_| Error::corrupt(Part::Header, 0, Problem::Magic))?;
         if raw.magic != MAGIC {
             return Err(Error::corrupt(Part::Header, 0, Problem::Magic));
         }

@@ -68,9 +68,7 @@ impl Level {
     }
 
     fn push(&mut self, digest: &Sha256) {
-        for (slot, byte) in
-            self.block.iter_mut().skip(self.used.saturating_mul(DIGEST)).zip(digest)
-        {
+        for (slot, byte) in self.block.iter_mut().skip(self.used.saturating_mul(DIGEST)).zip(digest) {
             *slot = *byte;
         }
         self.used = self.used.saturating_add(1);

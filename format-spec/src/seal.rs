@@ -294,7 +294,8 @@ impl Table {
         let places = Section::ALL
             .into_iter()
             .map(|section| {
-                let place = Place { section, offset: block.saturating_mul(BLOCK_SIZE), length: length(section) };
+                let place =
+                    Place { section, offset: block.saturating_mul(BLOCK_SIZE), length: length(section) };
                 block = block.saturating_add(blocks_for(place.length));
                 place
             })
@@ -373,7 +374,13 @@ impl Table {
             rest = after;
             let length = entry.length.get();
             if !length.is_multiple_of(section.record_len()) {
-                return Err(Error::field(part, offset, "section length", length, "a whole number of records"));
+                return Err(Error::field(
+                    part,
+                    offset,
+                    "section length",
+                    length,
+                    "a whole number of records",
+                ));
             }
             if length > header.hash_offset() {
                 let problem = Problem::OutOfBounds { start: offset, length, limit: header.hash_offset() };
@@ -385,7 +392,8 @@ impl Table {
             lengths.iter().find(|(known, _)| *known == section).map_or(0, |(_, length)| *length)
         });
         if *table.to_block() != *block {
-            let problem = Problem::Disagree("sections are not in order, side by side and complete".to_owned());
+            let problem =
+                Problem::Disagree("sections are not in order, side by side and complete".to_owned());
             return Err(Error::corrupt(part, offset, problem));
         }
         if table.end_block() != header.data_blocks {
@@ -428,7 +436,13 @@ impl<R: ReadAt> Seal<R> {
             return Ok(None);
         }
         if place.length > DOCUMENT_MAX {
-            return Err(Error::field(Part::Seal, place.offset, "document length", place.length, "at most 4 MiB"));
+            return Err(Error::field(
+                Part::Seal,
+                place.offset,
+                "document length",
+                place.length,
+                "at most 4 MiB",
+            ));
         }
         let mut bytes = vec![0; usize::try_from(place.length).unwrap_or(0)];
         self.read(&mut bytes, place.offset)?;
@@ -441,7 +455,8 @@ impl<R: ReadAt> Seal<R> {
     /// [`Error::Corrupt`] when it is missing or not canonical.
     pub fn statement(&self) -> Result<Statement> {
         let offset = self.table.place(Section::Statement).offset;
-        let wrong = |why: String| Error::corrupt(Part::Seal, offset, Problem::Document(format!("statement: {why}")));
+        let wrong =
+            |why: String| Error::corrupt(Part::Seal, offset, Problem::Document(format!("statement: {why}")));
         let bytes = self.document(Section::Statement)?.ok_or_else(|| wrong("missing".to_owned()))?;
         Statement::from_json(&bytes).map_err(wrong)
     }
@@ -508,7 +523,13 @@ impl<R: ReadAt> Seal<R> {
     }
 
     fn records<T>(&self, section: Section) -> Records<'_, R, T> {
-        Records { io: &self.io, place: self.table.place(section), next: 0, window: Vec::new(), kind: std::marker::PhantomData }
+        Records {
+            io: &self.io,
+            place: self.table.place(section),
+            next: 0,
+            window: Vec::new(),
+            kind: std::marker::PhantomData,
+        }
     }
 
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -631,8 +652,13 @@ mod tests {
             Section::Inodes => 32,
             _ => 0,
         });
-        let header =
-            Header { data_blocks: table.end_block(), meta_block: 1, seal_block: 2, fec_blocks: 0, fec_roots: 0 };
+        let header = Header {
+            data_blocks: table.end_block(),
+            meta_block: 1,
+            seal_block: 2,
+            fec_blocks: 0,
+            fec_roots: 0,
+        };
         assert_eq!(header.data_blocks, 5);
         let mut bytes = vec![0; 5 * BLOCK_LEN];
         bytes[2 * BLOCK_LEN..3 * BLOCK_LEN].copy_from_slice(&table.to_block()[..]);

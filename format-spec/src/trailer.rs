@@ -113,9 +113,11 @@ impl Trailer {
             ));
         };
         let mut block = Box::new([0; BLOCK_LEN]);
-        image
-            .read_exact_at(&mut block[..], offset)
-            .map_err(|source| Error::Io { part: Part::Trailer, offset, source })?;
+        image.read_exact_at(&mut block[..], offset).map_err(|source| Error::Io {
+            part: Part::Trailer,
+            offset,
+            source,
+        })?;
         Self::from_block(&block, offset)
     }
 
@@ -166,8 +168,7 @@ mod tests {
 
     #[test]
     fn survives_a_round_trip_and_refuses_every_changed_byte() {
-        let trailer =
-            Trailer { root_hash: [7; 32], data_blocks: 9, hash_offset: 36864, image_size: 49152 };
+        let trailer = Trailer { root_hash: [7; 32], data_blocks: 9, hash_offset: 36864, image_size: 49152 };
         let good = trailer.to_block();
         assert_eq!(Trailer::from_block(&good, 0).unwrap(), trailer);
         for at in 0..BLOCK_LEN {

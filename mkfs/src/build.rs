@@ -82,7 +82,7 @@ pub struct Built {
 
 /// The source, opened.
 enum Opened {
-    Image(Image),
+    Image(Box<Image>),
     Dir(HostDir),
 }
 
@@ -98,13 +98,15 @@ pub fn build(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    let (opened, kind) = match source {
-        SourceSpec::Dir { path, .. } => (Opened::Dir(HostDir::open(path)?), "dir"),
-        SourceSpec::Tar { .. } => (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "tar"),
-        SourceSpec::DockerArchive { .. } => {
-            (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "docker")
-        }
-        _ => (Opened::Image(mkimg_oci::open(source, options.platform.as_ref())?), "oci"),
+    let kind = match source {
+        SourceSpec::Dir { .. } => "dir",
+        SourceSpec::Tar { .. } => "tar",
+        SourceSpec::DockerArchive { .. } => "docker",
+        _ => "oci",
+    };
+    let opened = match source {
+        SourceSpec::Dir { path } => Opened::Dir(HostDir::open(path)?),
+        _ => Opened::Image(Box::new(mkimg_oci::open(source, options.platform.as_ref())?)),
     };
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
@@ -236,7 +238,9 @@ fn emit(
         write_metadata(flat, plan, &mut image).map_err(failed)?;
         expect_position(&image, header.seal_block)?;
         image.drain().map_err(failed)?;
-        write_seal(flat, plan, documents, fsverity.borrow().digests(), &mut image).map_err(failed)?;
+        // The seal's own leaves pass while it is written, so the digests are taken out first.
+        let digests = fsverity.borrow_mut().take_digests();
+        write_seal(flat, plan, documents, &digests, &mut image).map_err(failed)?;
         expect_position(&image, header.data_blocks)?;
         image.finish().map_err(failed)
     })?;
@@ -302,7 +306,7 @@ fn image_uuid(flat: &Flat, plan: &Plan, documents: &Documents<'_>) -> io::Result
 /// As much of a name as a label holds: 15 bytes, whole characters.
 fn label(name: &str) -> [u8; 16] {
     let mut label = [0; 16];
-    let end = name.floor_char_boundary(15);
+    let end = (0..=name.len().min(15)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     label[..end].copy_from_slice(&name.as_bytes()[..end]);
     label
 }

@@ -49,9 +49,9 @@ impl<'a> FsVerity<'a> {
         self.block += 1;
     }
 
-    /// Digests so far.
-    pub(crate) fn digests(&self) -> &[Sha256] {
-        &self.digests
+    /// Hands over the digests of all contents, once their leaves have passed.
+    pub(crate) fn take_digests(&mut self) -> Vec<Sha256> {
+        std::mem::take(&mut self.digests)
     }
 
     /// Goes on to the next block that is in the image: over holes, and over the end of contents.

@@ -127,6 +127,6 @@ fn write_entry((name, value): &XattrPair, out: &mut impl Write) -> io::Result<()
     out.write_all(entry.as_bytes())?;
     out.write_all(class.suffix)?;
     out.write_all(value)?;
-    let length = XATTR_ENTRY_LEN as usize + class.suffix.len() + value.len();
+    let length = entry.as_bytes().len() + class.suffix.len() + value.len();
     out.write_all(&[0; 3][..length.next_multiple_of(4) - length])
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::InspectArgs;
 use crate::image::Image;
-use crate::output::{count, json_line, size, stdout};
+use crate::output::{count, json_line, size, stdout, text_and_base64};
 
 #[derive(Serialize)]
 struct Inspection<'a> {
@@ -65,6 +65,18 @@ struct LayerLine<'a> {
     deleted_files: u64,
 }
 
+/// A file that is deleted, but still shipped. Layers count from 1, the lowest.
+#[derive(Serialize)]
+struct DeletedLine {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    size: u64,
+    layer: u64,
+    deleted_by: u64,
+}
+
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     let image = Image::open(&args.image.image)?;
     let seal = image.seal()?;
@@ -86,14 +98,17 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     if args.deleted {
         for record in seal.deleted() {
             let record = record?;
-            writeln!(
-                out,
-                "{:>10}  layer {} deletes what layer {} ships  {}",
-                size(record.size.get()),
-                u64::from(record.deleted_by.get()) + 1,
-                u64::from(record.layer.get()) + 1,
-                escape(&seal.deleted_path(&record)?),
-            )?;
+            let path = seal.deleted_path(&record)?;
+            let layer = u64::from(record.layer.get()) + 1;
+            let deleted_by = u64::from(record.deleted_by.get()) + 1;
+            let bytes = record.size.get();
+            if args.json {
+                let (path, path_b64) = text_and_base64(&path);
+                json_line(&mut out, &DeletedLine { path, path_b64, size: bytes, layer, deleted_by })?;
+            } else {
+                let path = escape(&path);
+                writeln!(out, "{:>10}  layer {deleted_by} deletes what layer {layer} ships  {path}", size(bytes))?;
+            }
         }
         out.flush()?;
         return Ok(ExitCode::SUCCESS);

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::args::LsArgs;
 use crate::image::Image;
-use crate::output::{base64, json_line, stdout, text_or_base64};
+use crate::output::{base64, json_line, stdout, text_and_base64, text_or_base64};
 
 /// One path, as `--json` prints it.
 #[derive(Serialize)]
@@ -86,9 +86,9 @@ fn line<R: ReadAt, S: ReadAt>(
     digests: Option<&mut Digests<S>>,
 ) -> Result<Line> {
     let inode = &entry.inode;
-    let (path, path_b64) = either(&entry.path);
+    let (path, path_b64) = text_and_base64(&entry.path);
     let (target, target_b64) = match inode.file_type {
-        FileType::Symlink => either(&fs.read_link(inode)?),
+        FileType::Symlink => text_and_base64(&fs.read_link(inode)?),
         _ => (None, None),
     };
     let mut xattrs = BTreeMap::new();
@@ -122,13 +122,6 @@ fn line<R: ReadAt, S: ReadAt>(
         xattrs_b64,
         sha256,
     })
-}
-
-fn either(bytes: &[u8]) -> (Option<String>, Option<String>) {
-    match text_or_base64(bytes) {
-        Ok(text) => (Some(text), None),
-        Err(encoded) => (None, Some(encoded)),
-    }
 }
 
 /// SHA-256 of contents, each computed once: many names may lead to one content.

@@ -50,12 +50,9 @@ impl<'a, R: ReadAt> Dir<'a, R> {
         if left == 0 {
             return Ok(false);
         }
-        let length = left.min(self.fs.superblock().block_size());
-        let mut block = vec![0; usize::try_from(length).unwrap_or(0)];
-        let at = self.fs.read_dir_block(&self.inode, self.next_block, &mut block)?;
-        self.entries = parse_block(&block, at)?;
+        self.entries = self.fs.dir_block(&self.inode, self.next_block)?;
         self.entries.reverse();
-        self.next_block = self.next_block.saturating_add(length);
+        self.next_block = self.next_block.saturating_add(left.min(self.fs.superblock().block_size()));
         Ok(true)
     }
 
@@ -101,7 +98,13 @@ fn parse_block(block: &[u8], at: u64) -> Result<Vec<DirEntry>> {
     let first = dirent(0).map_or(0, |raw| usize::from(raw.nameoff.get()));
     if first < DIRENT_LEN || first % DIRENT_LEN != 0 || first >= block.len() {
         let found = u64::try_from(first).unwrap_or(u64::MAX);
-        return Err(Error::field(part, at, "nameoff of the first entry", found, "a multiple of 12 in the block"));
+        return Err(Error::field(
+            part,
+            at,
+            "nameoff of the first entry",
+            found,
+            "a multiple of 12 in the block",
+        ));
     }
     let count = first.checked_div(DIRENT_LEN).unwrap_or(0);
     let mut entries = Vec::with_capacity(count);
@@ -109,7 +112,11 @@ fn parse_block(block: &[u8], at: u64) -> Result<Vec<DirEntry>> {
         let Some(raw) = dirent(index) else { break };
         let start = usize::from(raw.nameoff.get());
         let last = index.saturating_add(1) == count;
-        let end = if last { block.len() } else { dirent(index.saturating_add(1)).map_or(0, |next| usize::from(next.nameoff.get())) };
+        let end = if last {
+            block.len()
+        } else {
+            dirent(index.saturating_add(1)).map_or(0, |next| usize::from(next.nameoff.get()))
+        };
         let Some(mut name) = block.get(start..end).filter(|_| start >= first) else {
             let found = raw.nameoff.get().into();
             return Err(Error::field(part, at, "nameoff", found, "ascending and inside the block"));
@@ -135,6 +142,40 @@ fn parse_block(block: &[u8], at: u64) -> Result<Vec<DirEntry>> {
 }
 
 impl<R: ReadAt> FileSystem<R> {
+    /// Looks up one name in a directory by binary search, as the kernel does.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Corrupt`] when a block on the way breaks the format. Order is not checked: in a
+    /// directory that is not sorted, a name may not be found here and in the kernel alike.
+    pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Nid>> {
+        let size = self.superblock().block_size();
+        let mut blocks = 0..dir.size.div_ceil(size);
+        while blocks.start < blocks.end {
+            let half = blocks.end.saturating_sub(blocks.start) >> 1;
+            let middle = blocks.start.saturating_add(half);
+            let entries = self.dir_block(dir, middle.saturating_mul(size))?;
+            if entries.first().is_none_or(|first| name < first.name.as_slice()) {
+                blocks.end = middle;
+            } else if entries.last().is_some_and(|last| name > last.name.as_slice()) {
+                blocks.start = middle.saturating_add(1);
+            } else {
+                return Ok(entries.iter().find(|entry| entry.name == name).map(|entry| entry.nid));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries of the block at byte `offset` of a directory; none behind its end.
+    fn dir_block(&self, inode: &Inode, offset: u64) -> Result<Vec<DirEntry>> {
+        let length = inode.size.saturating_sub(offset).min(self.superblock().block_size());
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let mut block = vec![0; usize::try_from(length).unwrap_or(0)];
+        let at = self.read_dir_block(inode, offset, &mut block)?;
+        parse_block(&block, at)
+    }
+
     /// Reads the directory block at byte `offset` of a directory; returns its byte offset in the image.
     fn read_dir_block(&self, inode: &Inode, offset: u64, block: &mut [u8]) -> Result<u64> {
         let mut at = None;

@@ -5,8 +5,8 @@ use std::fmt;
 use zerocopy::FromBytes;
 
 use super::raw::{
-    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN,
-    NULL_ADDR, RawCompactInode, RawExtendedInode, XATTR_HEADER_LEN, decode_rdev,
+    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE,
+    LAYOUT_FLAT_PLAIN, NULL_ADDR, RawCompactInode, RawExtendedInode, XATTR_HEADER_LEN, decode_rdev,
 };
 use super::{SPARSE_MAX, SYMLINK_MAX, Superblock};
 use crate::{Error, Part, Problem, Result};
@@ -272,8 +272,11 @@ impl Inode {
         };
         let body_end = offset.saturating_add(inode_len).saturating_add(xattr_len);
         if body_end > sb.length() {
-            let problem =
-                Problem::OutOfBounds { start: offset, length: body_end.saturating_sub(offset), limit: sb.length() };
+            let problem = Problem::OutOfBounds {
+                start: offset,
+                length: body_end.saturating_sub(offset),
+                limit: sb.length(),
+            };
             return Err(Error::corrupt(part, offset, problem));
         }
         let start = (raw.i_u != NULL_ADDR).then_some(raw.i_u);

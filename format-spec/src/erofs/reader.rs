@@ -144,20 +144,6 @@ impl<R: ReadAt> FileSystem<R> {
         Ok(done)
     }
 
-    /// Looks up one name in a directory.
-    ///
-    /// # Errors
-    /// As the iteration over [`Self::read_dir`].
-    pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Nid>> {
-        for entry in self.read_dir(dir) {
-            let entry = entry?;
-            if entry.name == name {
-                return Ok(Some(entry.nid));
-            }
-        }
-        Ok(None)
-    }
-
     /// The inode at a path; symbolic links are followed inside the image, the last one only with `follow`.
     ///
     /// # Errors
@@ -228,7 +214,8 @@ impl<R: ReadAt> FileSystem<R> {
                 buffer.fill(0);
             }
             while done < length {
-                let room = usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
+                let room =
+                    usize::try_from(length.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
                 let Some(piece) = buffer.get_mut(..room) else { break };
                 if let Some(start) = physical {
                     self.read(Part::Data, piece, start.saturating_add(done))?;

@@ -2,9 +2,7 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::raw::{
-    COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
-};
+use super::raw::{COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET};
 use super::{Nid, Timestamp};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 

@@ -61,7 +61,11 @@ impl<'a, R: ReadAt> Walk<'a, R> {
             self.started = true;
             let inode = self.fs.root()?;
             self.enter(&inode)?;
-            return Ok(Some(WalkEntry { path: b"/".to_vec(), dirent_type: FileType::Dir.dirent_type(), inode }));
+            return Ok(Some(WalkEntry {
+                path: b"/".to_vec(),
+                dirent_type: FileType::Dir.dirent_type(),
+                inode,
+            }));
         }
         loop {
             let Some((length, dir)) = self.stack.last_mut() else { return Ok(None) };

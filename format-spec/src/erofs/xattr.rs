@@ -80,7 +80,13 @@ impl<R: ReadAt> FileSystem<R> {
         for _ in 0..header.h_shared_count {
             let Some((id, after)) = rest.split_first_chunk::<4>() else {
                 let found = header.h_shared_count.into();
-                return Err(Error::field(part, at, "h_shared_count", found, "no more ids than the body holds"));
+                return Err(Error::field(
+                    part,
+                    at,
+                    "h_shared_count",
+                    found,
+                    "no more ids than the body holds",
+                ));
             };
             xattrs.push(self.shared_xattr(u32::from_le_bytes(*id))?);
             rest = after;
@@ -93,7 +99,8 @@ impl<R: ReadAt> FileSystem<R> {
             rest = after;
         }
         xattrs.sort();
-        let twice = xattrs.windows(2).find(|pair| pair.first().map(|a| &a.name) == pair.last().map(|b| &b.name));
+        let twice =
+            xattrs.windows(2).find(|pair| pair.first().map(|a| &a.name) == pair.last().map(|b| &b.name));
         if let Some([first, ..]) = twice {
             let problem = Problem::Disagree(format!("{} is there twice", escape(&first.name)));
             return Err(Error::corrupt(part, at, problem));
@@ -154,7 +161,13 @@ pub(crate) fn parse_entry(bytes: &[u8], at: u64) -> Result<(Xattr, &[u8])> {
             Some((_, prefix, whole)) if *whole == suffix.is_empty() => prefix.to_vec(),
             Some(_) => {
                 let found = raw.e_name_len.into();
-                return Err(Error::field(part, at, "e_name_len", found, "0 for an ACL, at least 1 otherwise"));
+                return Err(Error::field(
+                    part,
+                    at,
+                    "e_name_len",
+                    found,
+                    "0 for an ACL, at least 1 otherwise",
+                ));
             }
             None => {
                 let feature = format!("xattr prefix {index:#x}");

@@ -9,6 +9,9 @@ use crate::erofs::raw::{
 use crate::header::{HEADER_LEN, Header};
 use crate::{BLOCK_LEN, Error, Part, ReadAt, Result};
 
+/// End of the superblock.
+const SUPERBLOCK_END: usize = 1024 + size_of::<RawSuperblock>();
+
 /// Image offset of a superblock field.
 pub(super) const fn at(field: u64) -> u64 {
     SUPERBLOCK_OFFSET.saturating_add(field)
@@ -29,7 +32,7 @@ pub(super) fn check<R: ReadAt>(
     }
     let mut block = vec![0; BLOCK_LEN];
     image.read_exact_at(&mut block, 0).map_err(io)?;
-    for (start, end) in [(HEADER_LEN, 1024), (1024 + size_of::<RawSuperblock>(), BLOCK_LEN)] {
+    for (start, end) in [(HEADER_LEN, 1024), (SUPERBLOCK_END, BLOCK_LEN)] {
         let used = block.get(start..end).unwrap_or_default().iter().position(|byte| *byte != 0);
         if let Some(skip) = used {
             let offset = u64::try_from(start.saturating_add(skip)).unwrap_or(0);
@@ -55,14 +58,21 @@ pub(super) fn check<R: ReadAt>(
             out.add(Part::Superblock, at(offset), None, problem);
         }
     }
-    if header.meta_block == 0 || header.meta_block >= header.seal_block || header.seal_block > header.data_blocks
+    if header.meta_block == 0
+        || header.meta_block >= header.seal_block
+        || header.seal_block > header.data_blocks
     {
         certain = false;
         out.add(Part::Header, 32, None, "sections of the header are not in order");
     }
     let features = raw.feature_incompat.get() & !INCOMPAT_CHUNKED_FILE;
     for (offset, name, found, expected) in [
-        (0x08, "feature_compat", u64::from(raw.feature_compat.get()), u64::from(COMPAT_SB_CHKSUM | COMPAT_MTIME)),
+        (
+            0x08,
+            "feature_compat",
+            u64::from(raw.feature_compat.get()),
+            u64::from(COMPAT_SB_CHKSUM | COMPAT_MTIME),
+        ),
         (0x0c, "blkszbits", raw.blkszbits.into(), 12),
         (0x0d, "sb_extslots", raw.sb_extslots.into(), 0),
         (0x0e, "root_nid", raw.root_nid.get().into(), 1),

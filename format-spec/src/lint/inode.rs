@@ -18,9 +18,11 @@ impl Lint<'_> {
     ) -> Result<()> {
         let Inode { nid, offset, .. } = *inode;
         let mut wrong = |problem: String| self.out.add(Part::Inode, offset, Some(path), problem);
+        let end = inode.body_end().saturating_add(trailing(inode));
         let in_block = offset.checked_rem(BLOCK_SIZE).unwrap_or(0);
-        if in_block.saturating_add(inode.inode_len) > BLOCK_SIZE {
-            wrong("inode crosses a block boundary".into());
+        // What does not fit into a block starts with one.
+        if in_block != 0 && in_block.saturating_add(end.saturating_sub(offset)) > BLOCK_SIZE {
+            wrong("inode and what follows it crosses a block boundary".into());
         }
         let mut bytes = [0; 32];
         let read = fs.read(Part::Inode, &mut bytes, offset);
@@ -39,7 +41,6 @@ impl Lint<'_> {
             }
         }
         self.out.take(read, Some(path))?;
-        let end = inode.body_end().saturating_add(trailing(inode));
         self.space.claim(Kind::Inode, nid, offset, end);
         let Some(left) = self.bodies_left.checked_sub(end.saturating_sub(offset)) else {
             let problem = "inodes are together larger than the metadata area, not examined";
@@ -51,10 +52,14 @@ impl Lint<'_> {
         match inode.file_type {
             FileType::File => self.check_file(fs, inode, path),
             FileType::Dir => {
-                self.check_dir_layout(inode, path);
+                self.check_body(inode, path);
                 Ok(())
             }
-            FileType::Symlink => self.check_symlink(fs, inode, path),
+            FileType::Symlink => {
+                self.check_body(inode, path);
+                self.out.take(fs.read_link(inode), Some(path))?;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -102,50 +107,44 @@ impl Lint<'_> {
         Ok(())
     }
 
-    /// Directories: inline, or plain.
-    fn check_dir_layout(&mut self, inode: &Inode, path: &[u8]) {
+    /// Directories and links: inline when inode, xattrs and tail fit into one block, plain otherwise.
+    fn check_body(&mut self, inode: &Inode, path: &[u8]) {
+        let word = inode.file_type.word();
         let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
+        let head = inode.inode_len.saturating_add(inode.xattr_len);
+        let fits = tail > 0 && head.saturating_add(tail) <= BLOCK_SIZE;
+        let mut wrong = |problem: String| self.out.add(Part::Inode, inode.offset, Some(path), problem);
         let (start, length) = match inode.layout {
-            Layout::Plain { start } => (start, inode.size),
+            Layout::Plain { start } => {
+                if fits {
+                    wrong(format!("{word} is plain, must be inline: its tail fits"));
+                }
+                (start, inode.size)
+            }
             Layout::Inline { start, .. } => {
                 if tail == 0 {
-                    let problem = "directory is inline without a tail, must be plain";
-                    self.out.add(Part::Inode, inode.offset, Some(path), problem);
+                    wrong(format!("{word} is inline without a tail, must be plain"));
+                } else if !fits {
+                    wrong(format!(
+                        "{word} is inline, must be plain: its tail does not fit into one block with it"
+                    ));
                 }
                 (start, inode.size.saturating_sub(tail))
             }
             _ => {
-                let problem = "directory is chunk-based, must be plain or inline";
-                self.out.add(Part::Inode, inode.offset, Some(path), problem);
+                wrong(format!("{word} is chunk-based, must be plain or inline"));
                 return;
             }
         };
         match start {
             Some(start) if length > 0 => {
                 let start = u64::from(start).saturating_mul(BLOCK_SIZE);
-                self.space.claim(Kind::Directory, inode.nid, start, start.saturating_add(length));
+                self.space.claim(Kind::Body, inode.nid, start, start.saturating_add(length));
             }
-            Some(_) => {
-                let problem = "start block of a directory without whole blocks";
-                self.out.add(Part::Inode, inode.offset, Some(path), problem);
-            }
-            // A hole: reported where the entries are read.
+            Some(_) => wrong(format!("start block of a {word} without whole blocks")),
+            // A hole: reported where the content is read.
             None => {}
         }
-    }
-
-    /// Symbolic links: inline, no longer than the kernel follows.
-    fn check_symlink<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode, path: &[u8]) -> Result<()> {
-        match inode.layout {
-            Layout::Inline { start: None, .. } => {}
-            Layout::Inline { start: Some(_), .. } => {
-                let problem = "start block of a symlink without whole blocks";
-                self.out.add(Part::Inode, inode.offset, Some(path), problem);
-            }
-            _ => self.out.add(Part::Inode, inode.offset, Some(path), "symlink is not inline"),
-        }
-        self.out.take(fs.read_link(inode), Some(path))?;
-        Ok(())
     }
 }
 

@@ -22,8 +22,9 @@
 //! the shared pool are each examined up to the size of the metadata area in all, which an image without overlaps
 //! cannot exceed, and slack is read once.
 //!
-//! Memory: at most 320 bytes per inode, 64 per further extent of a file with holes, 512 per shared xattr, and
-//! 64 MiB for the directories that are open at a time.
+//! Memory: at most 320 bytes per inode, 96 per further extent of a file with holes, 512 per shared xattr, 64 MiB for
+//! the directories that are open at a time (what hundreds of nested large ones take; usual trees take kilobytes), and
+//! 64 MiB for the paths of findings.
 
 mod block0;
 mod findings;
@@ -92,8 +93,7 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
         out.finish();
         return Ok(());
     };
-    let meta =
-        (header.meta_block.saturating_mul(BLOCK_SIZE), header.seal_block.saturating_mul(BLOCK_SIZE));
+    let meta = (header.meta_block.saturating_mul(BLOCK_SIZE), header.seal_block.saturating_mul(BLOCK_SIZE));
     let area = meta.1.saturating_sub(meta.0);
     let pool_start = u64::from(fs.superblock().xattr_block).saturating_mul(BLOCK_SIZE);
     let mut lint = Lint {

@@ -10,8 +10,8 @@ use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
 pub(super) enum Kind {
     /// An inode and what follows it.
     Inode,
-    /// Blocks of a directory.
-    Directory,
+    /// Blocks of a directory, or of a link that does not fit behind its inode.
+    Body,
     /// Shared xattrs.
     Pool,
 }
@@ -20,7 +20,7 @@ impl Kind {
     const fn part(self) -> Part {
         match self {
             Self::Inode => Part::Inode,
-            Self::Directory => Part::Directory,
+            Self::Body => Part::Directory,
             Self::Pool => Part::Xattr,
         }
     }
@@ -67,7 +67,7 @@ impl Space {
 }
 
 impl Lint<'_> {
-    /// The metadata area: inodes, directories, shared xattrs, in this order and without gaps.
+    /// The metadata area: inodes, blocks of directories, shared xattrs, in this order and without gaps.
     pub(super) fn check_metadata_space<R: ReadAt>(&mut self, fs: &FileSystem<R>) -> Result<()> {
         let (first, end) = self.meta;
         let mut used = std::mem::take(&mut self.space.used);
@@ -87,7 +87,8 @@ impl Lint<'_> {
             }
             stage = stage.max(kind);
             if start < cursor {
-                let problem = format!("{} bytes overlap what stands before", cursor.min(stop).saturating_sub(start));
+                let problem =
+                    format!("{} bytes overlap what stands before", cursor.min(stop).saturating_sub(start));
                 self.out.add_late(kind.part(), start, owner, problem);
             } else {
                 self.check_gap(fs, cursor, start, "metadata")?;
@@ -125,7 +126,8 @@ impl Lint<'_> {
                 continue;
             }
             if start < cursor {
-                let problem = format!("{} bytes of content overlap another file", cursor.saturating_sub(start));
+                let problem =
+                    format!("{} bytes of content overlap another file", cursor.saturating_sub(start));
                 self.out.add_late(Part::Data, start, Some(nid), problem);
             } else {
                 self.check_unowned(cursor, start);

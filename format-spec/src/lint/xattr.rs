@@ -82,12 +82,18 @@ impl Lint<'_> {
         self.out.take(fs.read(Part::Xattr, &mut body, at), Some(path))?;
         let Ok((header, mut rest)) = RawXattrHeader::read_from_prefix(&body) else { return Ok(()) };
         if header.h_name_filter.get() != 0 || header.h_reserved2 != [0; 7] {
-            self.out.add(Part::Xattr, at, Some(path), "name filter or reserved bytes of the body are not zero");
+            self.out.add(
+                Part::Xattr,
+                at,
+                Some(path),
+                "name filter or reserved bytes of the body are not zero",
+            );
         }
         let mut names: Vec<Box<[u8]>> = Vec::new();
         for _ in 0..header.h_shared_count {
             let Some((id, after)) = rest.split_first_chunk::<4>() else {
-                let problem = format!("h_shared_count is {}, more than the body holds", header.h_shared_count);
+                let problem =
+                    format!("h_shared_count is {}, more than the body holds", header.h_shared_count);
                 self.out.add(Part::Xattr, at, Some(path), problem);
                 break;
             };
@@ -131,7 +137,8 @@ impl Lint<'_> {
         let Pool { start, limit, ref entries, .. } = self.pool;
         let mut cursor = start;
         let mut problems = Vec::new();
-        for (id, entry) in entries {
+        // Broken ones have been reported and have no length.
+        for (id, entry) in entries.iter().filter(|(_, entry)| entry.length > 0) {
             let at = start.saturating_add(u64::from(*id).saturating_mul(4));
             if at < cursor {
                 problems.push((at, format!("shared xattr {id} overlaps the one before")));
@@ -155,4 +162,3 @@ impl Lint<'_> {
         }
     }
 }
-
