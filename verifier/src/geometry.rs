@@ -10,9 +10,9 @@ use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{self, Level};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
 
-use crate::report::{Findings, Region, unreadable};
-use crate::view::{View, read_block};
 use crate::Error;
+use crate::report::{Findings, Region, unreadable};
+use crate::view::read_block;
 
 /// Where the EROFS superblock ends.
 const SUPERBLOCK_END: usize = 1152;
@@ -75,6 +75,18 @@ fn read_superblock(block0: &[u8; BLOCK_LEN]) -> Result<Superblock, String> {
     Ok(superblock)
 }
 
+/// Reads a block that may be what is looked for. Any error of the system is reported.
+fn try_block(image: &impl ReadAt, offset: u64, region: Region, findings: &mut Findings) -> Option<Block> {
+    match read_block(image, offset) {
+        Ok(block) => Some(block),
+        Err(errno) => {
+            findings.mark_incomplete();
+            findings.add(region, offset, BLOCK_SIZE, unreadable(errno));
+            None
+        }
+    }
+}
+
 fn read_header(block0: &[u8; BLOCK_LEN]) -> Result<Header, String> {
     let bytes = block0.first_chunk::<HEADER_LEN>().ok_or("too short")?;
     Header::from_bytes(bytes).map_err(|error| error.to_string())
@@ -83,17 +95,19 @@ fn read_header(block0: &[u8; BLOCK_LEN]) -> Result<Header, String> {
 /// Restores a damaged header from what it says twice: the candidate whose bytes differ least from those found.
 fn mend_header(block0: &[u8; BLOCK_LEN], data_blocks: u64, known_meta: Option<u64>) -> Option<Header> {
     let stored = block0.first_chunk::<HEADER_LEN>()?;
-    let word = |at: usize| stored.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
+    let word = |at: usize| {
+        stored.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+    };
     let (meta_block, meta_blocks, seal_block, seal_blocks) = (word(32), word(40), word(48), word(56));
     let seals = [
         seal_block,
-        data_blocks.checked_sub(seal_blocks).unwrap_or_default(),
+        data_blocks.saturating_sub(seal_blocks),
         meta_block.checked_add(meta_blocks).unwrap_or_default(),
         known_meta.and_then(|meta| meta.checked_add(meta_blocks)).unwrap_or_default(),
     ];
     let mut best: Option<(usize, Header)> = None;
     for seal_block in seals {
-        let metas = [meta_block, seal_block.checked_sub(meta_blocks).unwrap_or_default(), known_meta.unwrap_or_default()];
+        let metas = [meta_block, seal_block.saturating_sub(meta_blocks), known_meta.unwrap_or_default()];
         for meta_block in metas {
             let header = Header { data_blocks, meta_block, seal_block, fec_blocks: 0, fec_roots: 0 };
             if meta_block == 0 || meta_block >= seal_block || seal_block >= data_blocks {
@@ -150,12 +164,16 @@ impl Geometry {
             if end_of(place).is_none_or(|end| end > file_size) {
                 continue;
             }
-            let Some(trailer) = read_block(image, place).ok().and_then(|block| Trailer::from_block(&block, place).ok())
-            else {
+            let block = try_block(image, place, Region::Trailer, findings);
+            let Some(trailer) = block.and_then(|block| Trailer::from_block(&block, place).ok()) else {
                 continue;
             };
             let named = header_for(trailer.data_blocks).trailer_offset() == place;
-            trailer_votes.extend(if named { Some(trailer.data_blocks) } else { blocks_by_size(place.saturating_add(BLOCK_SIZE)) });
+            trailer_votes.extend(if named {
+                Some(trailer.data_blocks)
+            } else {
+                blocks_by_size(place.saturating_add(BLOCK_SIZE))
+            });
         }
         votes.extend(trailer_votes);
 
@@ -168,7 +186,7 @@ impl Geometry {
             if end_of(place).is_none_or(|end| end > file_size) {
                 continue;
             }
-            let found = read_block(image, place).ok();
+            let found = try_block(image, place, Region::VeritySuperblock, findings);
             if found.is_some_and(|block| verity::Superblock::from_block(&block, place).is_ok()) {
                 votes.push(blocks);
             }
@@ -288,8 +306,12 @@ impl Geometry {
                 }
                 Ok(trailer) => format!(
                     "says data_blocks {}, hash_offset {}, image_size {}; the image has {}, {}, {}",
-                    trailer.data_blocks, trailer.hash_offset, trailer.image_size,
-                    expected.data_blocks, expected.hash_offset, expected.image_size,
+                    trailer.data_blocks,
+                    trailer.hash_offset,
+                    trailer.image_size,
+                    expected.data_blocks,
+                    expected.hash_offset,
+                    expected.image_size,
                 ),
             };
             findings.add(Region::Trailer, offset, BLOCK_SIZE, problem);
@@ -302,7 +324,9 @@ impl Geometry {
         if let Some(missing) = expected.checked_sub(self.file_size).filter(|missing| *missing > 0) {
             let mut problem = format!("the file has {} bytes, the image {expected}", self.file_size);
             if unchecked > 0 {
-                problem.push_str(&format!("; for want of the tree {unchecked} blocks of data could not be checked"));
+                problem.push_str(&format!(
+                    "; for want of the tree {unchecked} blocks of data could not be checked"
+                ));
             }
             findings.add(Region::Truncated, self.file_size, missing, problem);
         } else if self.file_size > expected {
@@ -312,14 +336,21 @@ impl Geometry {
         }
     }
 
+    /// Bytes of the blocks outside the tree that could be read.
+    pub(crate) fn tail_bytes(&self) -> u64 {
+        let tail = [&self.verity_block, &self.trailer_block];
+        let read = tail.into_iter().filter(|block| matches!(block, Some(Ok(_)))).count();
+        u64::try_from(read).unwrap_or_default().saturating_mul(BLOCK_SIZE)
+    }
+
     /// Root hash that the trailer names, if its checksum holds.
     pub(crate) fn trailer_root(&self) -> Option<Sha256> {
         let block = self.trailer_block.as_ref()?.as_ref().ok()?;
         Trailer::from_block(block, 0).ok().map(|trailer| trailer.root_hash)
     }
 
-    /// Whether a damaged trailer or the UUID of the dm-verity superblock still speaks for a root hash.
-    pub(crate) fn hints_at(&self, root: &Sha256) -> bool {
+    /// Whether the trailer, damaged or not, or the UUID of the dm-verity superblock speaks for a root hash.
+    pub(crate) fn speaks_for(&self, root: &Sha256) -> bool {
         let expected = verity::Superblock::new(self.data_blocks, root).to_block();
         let uuid = |block: &Block| block.get(16..32) == expected.get(16..32);
         let named = |block: &Block| block.get(16..48) == Some(&root[..]);
@@ -400,7 +431,8 @@ mod tests {
 
     #[test]
     fn one_flipped_byte_of_a_header_is_mended() {
-        let header = Header { data_blocks: 200, meta_block: 150, seal_block: 190, fec_blocks: 0, fec_roots: 0 };
+        let header =
+            Header { data_blocks: 200, meta_block: 150, seal_block: 190, fec_blocks: 0, fec_roots: 0 };
         for at in 0..HEADER_LEN {
             for mask in [1, 0x80, 0xff] {
                 let mut block = Box::new([0; BLOCK_LEN]);

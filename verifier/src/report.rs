@@ -11,6 +11,9 @@ pub const FINDINGS_MAX: usize = 10_000;
 /// Paths that a finding names; further ones are counted.
 pub const PATHS_MAX: usize = 100;
 
+/// Bytes of paths in a whole report; further ones are counted.
+const PATH_BYTES_MAX: usize = 16 << 20;
+
 /// The part of an image that a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -134,24 +137,47 @@ impl Report {
 pub(crate) struct Findings {
     kept: std::collections::BTreeSet<Finding>,
     dropped: u64,
+    path_bytes: usize,
     /// Whether nothing was unreadable.
     complete: bool,
 }
 
 impl Findings {
     pub(crate) const fn new() -> Self {
-        Self { kept: std::collections::BTreeSet::new(), dropped: 0, complete: true }
+        Self { kept: std::collections::BTreeSet::new(), dropped: 0, path_bytes: 0, complete: true }
     }
 
     pub(crate) fn add(&mut self, region: Region, offset: u64, length: u64, problem: impl Into<String>) {
-        self.push(Finding { offset, length, region, paths: Vec::new(), more_paths: 0, problem: problem.into() });
+        self.push(Finding {
+            offset,
+            length,
+            region,
+            paths: Vec::new(),
+            more_paths: 0,
+            problem: problem.into(),
+        });
     }
 
     /// Keeps the first findings by offset, so that what a full report holds does not depend on their order.
-    pub(crate) fn push(&mut self, finding: Finding) {
-        self.kept.insert(finding);
+    pub(crate) fn push(&mut self, mut finding: Finding) {
+        finding.paths.sort();
+        let mut left = PATH_BYTES_MAX.saturating_sub(self.path_bytes);
+        let fitting = finding.paths.iter().take_while(|path| {
+            let fits = path.len() <= left;
+            left = left.saturating_sub(path.len());
+            fits
+        });
+        let keep = fitting.count().min(PATHS_MAX);
+        let cut = u64::try_from(finding.paths.len().saturating_sub(keep)).unwrap_or_default();
+        finding.more_paths = finding.more_paths.saturating_add(cut);
+        finding.paths.truncate(keep);
+        let bytes = path_bytes(&finding);
+        if self.kept.insert(finding) {
+            self.path_bytes = self.path_bytes.saturating_add(bytes);
+        }
         if self.kept.len() > FINDINGS_MAX {
-            self.kept.pop_last();
+            let last = self.kept.pop_last();
+            self.path_bytes = self.path_bytes.saturating_sub(last.as_ref().map_or(0, path_bytes));
             self.drop(1);
         }
     }
@@ -178,6 +204,10 @@ impl Findings {
         self.push(Finding { offset, length: 0, region, paths, more_paths: 0, problem: error.to_string() });
     }
 
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     pub(crate) fn mark_incomplete(&mut self) {
         self.complete = false;
     }
@@ -190,6 +220,10 @@ impl Findings {
     pub(crate) fn finish(self) -> (Vec<Finding>, u64, bool) {
         (self.kept.into_iter().collect(), self.dropped, self.complete)
     }
+}
+
+fn path_bytes(finding: &Finding) -> usize {
+    finding.paths.iter().fold(0, |sum, path| sum.saturating_add(path.len()))
 }
 
 /// `unreadable: ` and the reason.

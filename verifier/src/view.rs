@@ -1,6 +1,8 @@
 //! The image as all stages of one audit see it.
 
 use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt};
 
@@ -9,8 +11,34 @@ use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt};
 /// Block 0 decides about everything else. Read once, it cannot change between the stages of an audit. A mended
 /// copy, with slack cleared, lets files be named although the checksum of the superblock is broken.
 pub(crate) struct View<'a, R> {
-    pub(crate) io: &'a R,
-    pub(crate) block0: Option<Box<[u8; BLOCK_LEN]>>,
+    io: &'a R,
+    block0: Option<Box<[u8; BLOCK_LEN]>>,
+    /// Bytes that a detached seal leaves out and that are to read as zeros.
+    gap: Range<u64>,
+    /// Place and number of the first error: whoever reads through this may drop it, an audit must not.
+    failure: Mutex<Option<(u64, Option<i32>)>>,
+}
+
+impl<'a, R: ReadAt> View<'a, R> {
+    pub(crate) const fn new(io: &'a R, block0: Option<Box<[u8; BLOCK_LEN]>>, gap: Range<u64>) -> Self {
+        Self { io, block0, gap, failure: Mutex::new(None) }
+    }
+
+    pub(crate) const fn io(&self) -> &'a R {
+        self.io
+    }
+
+    /// The first read that failed.
+    pub(crate) fn failure(&self) -> Option<(u64, Option<i32>)> {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.io.read_exact_at(buf, offset).inspect_err(|error| {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert((offset, error.raw_os_error()));
+        })
+    }
 }
 
 impl<R: ReadAt> ReadAt for View<'_, R> {
@@ -24,9 +52,16 @@ impl<R: ReadAt> ReadAt for View<'_, R> {
             if rest.is_empty() {
                 return Ok(());
             }
-            return self.io.read_exact_at(rest, BLOCK_SIZE);
+            return self.read(rest, BLOCK_SIZE);
         }
-        self.io.read_exact_at(buf, offset)
+        if self.gap.contains(&offset) {
+            let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+            if offset.saturating_add(length) <= self.gap.end {
+                buf.fill(0);
+                return Ok(());
+            }
+        }
+        self.read(buf, offset)
     }
 
     fn size(&self) -> io::Result<u64> {
