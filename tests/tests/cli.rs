@@ -49,7 +49,6 @@ fn usage_errors_exit_with_2() {
         &["ls"],
         &["cat", out],
         &["extract", out],
-        &["diff", out],
         &["inspect"],
         &["mount", out],
         &["mount", out, "somewhere", "--verity", "maybe"],
@@ -89,7 +88,7 @@ fn what_is_missing_is_named_in_one_line() {
     let tag = format!("{}:no-such-tag", source(dir.path()));
     let existing = source(dir.path());
     let nowhere = format!("{missing}/x.mkimg");
-    // (arguments, exit status, what the line must name). verify and diff speak as diff(1): 2 is "could not do it".
+    // (arguments, exit status, what the line must name). verify speaks as diff(1): 2 is "could not do it".
     let cases: &[(&[&str], i32, &str)] = &[
         (&["build", &oci, "-o", new], 1, "missing"),
         (&["build", &docker, "-o", new], 1, "missing"),
@@ -99,13 +98,11 @@ fn what_is_missing_is_named_in_one_line() {
         (&["build", &existing, "-o", &nowhere], 1, "missing"),
         (&["build", &existing, "-o", out.to_str().unwrap()], 1, "out"),
         (&["verify", missing], 2, "missing"),
-        (&["verify", image, missing], 2, "missing"),
         (&["ls", missing], 1, "missing"),
         (&["cat", image, "/no/such/path"], 1, "no/such/path"),
         (&["cat", image, "/etc"], 1, "/etc"),
         (&["extract", missing, new], 1, "missing"),
         (&["inspect", missing], 1, "missing"),
-        (&["diff", image, missing], 2, "missing"),
         (&["mount", missing, out.to_str().unwrap()], 1, "missing"),
     ];
     for (case, code, named) in cases {
@@ -326,8 +323,8 @@ fn json_outputs_parse() {
 }
 
 #[test]
-fn cat_and_diff() {
-    let (dir, image) = with_image();
+fn cat_prints_content() {
+    let (_dir, image) = with_image();
     assert_eq!(mkimg(args!["cat", image, "/bin/tool"]).ok().stdout, images::pattern(20_000, 1));
     assert_eq!(
         mkimg(args!["cat", image, "/bin/sh"]).ok().stdout,
@@ -339,48 +336,6 @@ fn cat_and_diff() {
     sparse[8192..8192 + 4096].copy_from_slice(&images::pattern(4096, 3));
     sparse[69_000..].copy_from_slice(&images::pattern(1000, 4));
     assert_eq!(mkimg(args!["cat", image, "/var/sparse"]).ok().stdout, sparse);
-
-    let mut layout = Layout::create(&dir.path().join("oci2"));
-    let mut layer = layout.layer(None);
-    layer.file("only-here", &Attr::default(), b"x");
-    layer.finish();
-    layout.finish();
-    let other = dir.path().join("other.mkimg");
-    let _ = mkimg(args!["build", format!("oci:{}", dir.path().join("oci2").display()), "-o", other]).ok();
-    assert_eq!(mkimg(args!["diff", image, image]).ok().out(), "");
-    let told = mkimg(args!["diff", image, other]).output().code(1).out();
-    assert!(told.contains("only-here") && told.contains("bin/tool"), "{told}");
-}
-
-/// An extracted tree is audited against the image: each kind of change is found, and nothing else.
-#[test]
-fn root_verify_of_an_extracted_tree() {
-    require!(Need::Root);
-    let (dir, image) = with_image();
-    let tree = dir.path().join("tree");
-    let changes: &[(&str, &str)] = &[
-        (
-            "content",
-            "printf B | dd of=etc/small bs=1 seek=2 conv=notrunc status=none; touch -d @1700000000 etc/small",
-        ),
-        ("mode", "chmod 755 etc/small"),
-        ("owner", "chown 5 etc/small"),
-        ("group", "chgrp 5 etc/small"),
-        ("mtime", "touch -d @1700000001 etc/small"),
-        ("missing", "rm etc/small; touch -d @1700000000 etc"),
-        ("longer", "echo more >>etc/small; touch -d @1700000000 etc/small"),
-        ("extra xattr", "setfattr -n user.extra -v 1 etc/small"),
-        ("type", "rm etc/small; mkdir etc/small; touch -d @1700000000 etc/small etc"),
-    ];
-    let _ = mkimg(args!["extract", image, tree]).ok();
-    let _ = mkimg(args!["verify", image, tree]).ok();
-    for (what, script) in changes {
-        std::fs::remove_dir_all(&tree).unwrap();
-        let _ = mkimg(args!["extract", image, tree]).ok();
-        let _ = command::tool("sh", ["-euc", script]).current_dir(&tree).ok();
-        let done = mkimg(args!["verify", image, tree]).output().code(1);
-        assert!(done.everything().contains("etc/small"), "{what}: {}", done.everything());
-    }
 }
 
 fn base64(bytes: &[u8]) -> String {

@@ -76,8 +76,6 @@ fn root_mount_list_read_umount() {
     Listing::of(&scene.point).assert_same(&Listing::of(&extracted), "mount (left) and extract (right)");
     let write = std::fs::write(scene.point.join("etc/new"), "x").unwrap_err();
     assert_eq!(write.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-    let _ = mkimg(args!["verify", scene.point]).ok();
-
     let _ = mkimg(args!["umount", scene.point]).ok();
     let listed = mkimg(["mounts"]).ok().out();
     assert!(!listed.contains(scene.point.to_str().unwrap()), "{listed}");
@@ -86,7 +84,7 @@ fn root_mount_list_read_umount() {
 }
 
 #[test]
-fn root_overlay_and_its_audit() {
+fn root_overlay_takes_changes_and_leaves_the_image_alone() {
     require_mounts!();
     require!(Need::FileSystem("overlay"));
     let scene = Scene::new();
@@ -98,21 +96,15 @@ fn root_overlay_and_its_audit() {
     }
     let guard = Mounted::adopt(&scene.point);
     let _ = mkimg(args!["mount", scene.image, scene.point, "--upper", upper, "--work", work]).ok();
-    let _ = mkimg(args!["verify", scene.point]).ok();
+    let listed = mkimg(["mounts"]).ok().out();
+    assert!(listed.contains(upper.to_str().unwrap()), "{listed}");
 
     let script =
         "echo new >etc/added; echo changed >etc/small; rm etc/block; chmod 6755 bin/server; rm -r var/many";
     let _ = command::tool("sh", ["-euc", script]).current_dir(&scene.point).ok();
-    let told = mkimg(args!["verify", scene.point]).output().code(1).everything();
-    for path in ["etc/added", "etc/small", "etc/block", "bin/server", "var/many"] {
-        assert!(told.contains(path), "{path} is not reported: {told}");
-    }
-    assert!(
-        !told.contains("bin/tool2") && !told.contains("dev/null"),
-        "unchanged paths are reported: {told}"
-    );
-    let report = mkimg(args!["verify", "--json", scene.point]).output().code(1).json_lines();
-    assert!(report.len() >= 5, "{report:?}");
+    assert_eq!(std::fs::read(scene.point.join("etc/small")).unwrap(), b"changed\n");
+    assert!(upper.join("etc/added").is_file() && !scene.point.join("var/many").exists());
+    let _ = mkimg(args!["verify", scene.image]).ok();
 
     let _ = mkimg(args!["umount", scene.point]).ok();
     drop(guard);
