@@ -110,7 +110,13 @@ impl Restorer {
     }
 
     /// Sets owner and group; returns how the inode is then.
-    fn restore_owner(&mut self, handle: Handle<'_>, path: &[u8], inode: &Inode, summary: &mut Summary) -> Result<Stat> {
+    fn restore_owner(
+        &mut self,
+        handle: Handle<'_>,
+        path: &[u8],
+        inode: &Inode,
+        summary: &mut Summary,
+    ) -> Result<Stat> {
         if self.owners {
             // All ones means "leave it as it is" to the kernel; no file can belong to that number.
             if inode.uid == u32::MAX || inode.gid == u32::MAX {
@@ -130,7 +136,8 @@ impl Restorer {
     /// The line about owners, when all is done.
     pub(crate) fn finish(&self, summary: &mut Summary) {
         if self.report_owners && self.foreign > 0 {
-            summary.skip(b"/", format!("owners of {} files and directories: not running as root", self.foreign));
+            summary
+                .skip(b"/", format!("owners of {} files and directories: not running as root", self.foreign));
         }
     }
 }
@@ -157,7 +164,13 @@ fn restore_xattr(handle: Handle<'_>, path: &[u8], xattr: &Xattr, summary: &mut S
 }
 
 /// Sets the mode, without set-id bits that would serve the wrong user.
-fn restore_mode(handle: Handle<'_>, path: &[u8], inode: &Inode, stat: &Stat, summary: &mut Summary) -> Result<()> {
+fn restore_mode(
+    handle: Handle<'_>,
+    path: &[u8],
+    inode: &Inode,
+    stat: &Stat,
+    summary: &mut Summary,
+) -> Result<()> {
     let mut mode = inode.mode & 0o7777;
     // On directories they only say whom new files belong to.
     if inode.file_type != FileType::Dir {
@@ -168,7 +181,8 @@ fn restore_mode(handle: Handle<'_>, path: &[u8], inode: &Inode, stat: &Stat, sum
             mode &= !SET_GID;
         }
         if mode != inode.mode & 0o7777 {
-            summary.skip(path, format!("set-id bits of mode {:04o}: owner not restored", inode.mode & 0o7777));
+            summary
+                .skip(path, format!("set-id bits of mode {:04o}: owner not restored", inode.mode & 0o7777));
         }
     }
     handle.set_mode(mode).map_err(host(path, "cannot set mode"))

@@ -50,7 +50,8 @@ impl<'a> Copier<'a> {
                 if physical.is_some() {
                     let piece = self.data.get_mut(..room).unwrap_or_default();
                     let count = fs.read_file(inode, position, piece).map_err(image(path))?;
-                    let piece = piece.get(..count).filter(|piece| piece.len() == room).ok_or_else(|| short(path))?;
+                    let piece =
+                        piece.get(..count).filter(|piece| piece.len() == room).ok_or_else(|| short(path))?;
                     file.write_all_at(piece, position).map_err(host(path, "cannot write content"))?;
                     written = position.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
                 }

@@ -56,9 +56,11 @@ impl Dirs {
         while self.levels.len() > 1 && self.levels.last().is_some_and(|level| level.path_len > path.len()) {
             self.levels.pop();
         }
-        let identity = self.levels.last().and_then(|level| self.record(level.dir)).map(|record| record.identity);
+        let identity =
+            self.levels.last().and_then(|level| self.record(level.dir)).map(|record| record.identity);
         let missing = || Error::Replaced { path: path.to_vec() };
-        let level = self.levels.last_mut().filter(|level| level.path_len == path.len()).ok_or_else(missing)?;
+        let level =
+            self.levels.last_mut().filter(|level| level.path_len == path.len()).ok_or_else(missing)?;
         if level.fd.is_none() {
             let identity = identity.ok_or_else(missing)?;
             let fd = target.reopen(path, identity).map_err(host(path, "cannot open directory again"))?;
@@ -84,7 +86,15 @@ impl Dirs {
     }
 
     /// Goes down into a directory of the current one.
-    pub(crate) fn enter(&mut self, path: &[u8], name: &[u8], nid: Nid, fd: OwnedFd, identity: Identity, merged: bool) {
+    pub(crate) fn enter(
+        &mut self,
+        path: &[u8],
+        name: &[u8],
+        nid: Nid,
+        fd: OwnedFd,
+        identity: Identity,
+        merged: bool,
+    ) {
         let dir = DirId(self.records.len());
         self.records.push(Record { parent: self.current(), name: name.into(), nid, identity, merged });
         self.levels.push(Level { dir, path_len: path.len(), fd: Some(fd) });

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Nid, WalkEntry};
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Digests;
@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::selection::Selection;
 use crate::summary::{Summary, count};
 use crate::target::{
-    Identity, PRIVATE_DIR, Target, is_taken, open_dir, open_path, open_private, split, strip_acls,
+    Identity, PRIVATE_DIR, Target, is_taken, open_dir, open_path, open_private, proc_path, split, strip_acls,
     strip_acls_by_path,
 };
 
@@ -179,9 +179,11 @@ impl<R: ReadAt> Extraction<'_, R> {
         let link = self.fs.read_link(inode).map_err(image(path))?;
         let xattrs = self.fs.xattrs(inode).map_err(image(path))?;
         let here = self.dirs.here(path)?;
-        rustix::fs::symlinkat(link.as_slice(), here, name).map_err(exists(path, "cannot create symbolic link"))?;
+        rustix::fs::symlinkat(link.as_slice(), here, name)
+            .map_err(exists(path, "cannot create symbolic link"))?;
         let fd = open_path(here, name).map_err(taken(path, "cannot open symbolic link"))?;
-        let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(host(path, "cannot look at it"))?;
+        let stat =
+            rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(host(path, "cannot look at it"))?;
         if !self.target.is_new(&stat, rustix::fs::FileType::Symlink) {
             return Err(Error::Replaced { path: path.to_vec() });
         }
@@ -209,7 +211,8 @@ impl<R: ReadAt> Extraction<'_, R> {
             Err(error) => return Err(exists(path, "cannot create special file")(error)),
         }
         let fd = open_path(here, name).map_err(taken(path, "cannot open special file"))?;
-        let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(host(path, "cannot look at it"))?;
+        let stat =
+            rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(host(path, "cannot look at it"))?;
         if !self.target.is_new(&stat, kind) || stat.st_rdev != device {
             return Err(Error::Replaced { path: path.to_vec() });
         }
@@ -229,14 +232,18 @@ impl<R: ReadAt> Extraction<'_, R> {
             return Ok(());
         };
         let from = self.dirs.reopen(&self.target, link.dir)?;
-        let here = self.dirs.here(path)?;
-        rustix::fs::linkat(&from, &*link.name, here, name, AtFlags::empty())
-            .map_err(exists(path, "cannot create hard link"))?;
-        // The first name may not be what it was.
-        let stat = rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW);
-        if Identity::of(&stat.map_err(taken(path, "cannot look at it"))?) != identity {
+        // The first name may not be what it was: it is the inode that gets one more name, not whatever is there now.
+        let first =
+            open_path(&from, &link.name).map_err(taken(path, "cannot open first name of hard link"))?;
+        let stat =
+            rustix::fs::statat(&first, "", AtFlags::EMPTY_PATH).map_err(host(path, "cannot look at it"))?;
+        if Identity::of(&stat) != identity {
             return Err(Error::Replaced { path: path.to_vec() });
         }
+        let here = self.dirs.here(path)?;
+        // Follows the link in /proc, and not the inode if that is a symbolic link.
+        rustix::fs::linkat(CWD, proc_path(&first), here, name, AtFlags::SYMLINK_FOLLOW)
+            .map_err(exists(path, "cannot create hard link"))?;
         count(&mut self.summary.hardlinks);
         Ok(())
     }

@@ -12,9 +12,12 @@
 //!   the very end, the deepest first. A file gets its mode after its content has been checked and its owner set, so
 //!   that no set-id file exists with content or an owner that is not its own.
 //!
+//! Whoever may rename a directory of the target meanwhile can carry it away with what has been created in it; what is
+//! still to come then ends in an error and not in what took its place.
+//!
 //! After an error the tree stays as far as it got; only the file that was being written is removed. `/proc` must be
 //! mounted: devices, fifos, sockets and symbolic links can be opened as paths alone, and the calls for modes and
-//! xattrs reach such a descriptor through `/proc/self/fd`.
+//! xattrs reach such a descriptor through `/proc/self/fd`. Nothing is synced to the disk.
 //!
 //! Not restored: access times (the image has none) and modes of symbolic links (Linux has none).
 #![forbid(unsafe_code)]

@@ -49,3 +49,18 @@ impl Summary {
 pub(crate) const fn count(counter: &mut u64) {
     *counter = counter.saturating_add(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_ends_and_the_count_does_not() {
+        let mut summary = Summary::default();
+        for at in 0..SKIPPED_MAX + 5 {
+            summary.skip(b"/path", at.to_string());
+        }
+        assert_eq!((summary.skipped.len(), summary.skipped_total), (1000, 1005));
+        assert_eq!(summary.skipped.last().unwrap().what, "999");
+    }
+}

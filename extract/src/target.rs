@@ -41,7 +41,8 @@ pub(crate) struct Target {
 impl Target {
     /// Opens the target, or creates it. The only time that its path is looked at.
     pub(crate) fn open(path: &Path, into_existing: bool) -> Result<Self> {
-        let fail = |doing| move |error: Errno| Error::Target { path: path.to_owned(), doing, source: error.into() };
+        let fail =
+            |doing| move |error: Errno| Error::Target { path: path.to_owned(), doing, source: error.into() };
         let euid = rustix::process::geteuid().as_raw();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let (root, created) = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -59,17 +60,18 @@ impl Target {
         let stat = rustix::fs::fstat(&root).map_err(fail("cannot look at directory"))?;
         let merged = into_existing && !created;
         if !merged {
-            // Private before the look inside: nobody adds anything after it.
+            let not_empty = || Error::NotEmpty { path: path.to_owned() };
+            if !is_empty(&root).map_err(fail("cannot read directory"))? {
+                return Err(not_empty());
+            }
             match rustix::fs::fchmod(&root, PRIVATE_DIR) {
                 // Somebody else's directory that we may write to.
                 Ok(()) | Err(Errno::PERM) => {}
                 Err(error) => return Err(fail("cannot set mode")(error)),
             }
-            for entry in Dir::read_from(&root).map_err(fail("cannot read directory"))? {
-                let entry = entry.map_err(fail("cannot read directory"))?;
-                if entry.file_name() != c"." && entry.file_name() != c".." {
-                    return Err(Error::NotEmpty { path: path.to_owned() });
-                }
+            // Again, now that nobody can add anything after the look.
+            if !is_empty(&root).map_err(fail("cannot read directory"))? {
+                return Err(not_empty());
             }
             strip_acls(&root).map_err(fail("cannot remove inherited access control list"))?;
         }
@@ -117,6 +119,17 @@ impl Target {
     }
 }
 
+/// Whether there is no name in a directory.
+fn is_empty(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Opens a directory below `base` without following links or entering another mount.
 pub(crate) fn open_dir(base: impl AsFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -135,19 +148,17 @@ pub(crate) fn open_private(
     name: &[u8],
     open: impl Fn() -> rustix::io::Result<OwnedFd>,
 ) -> rustix::io::Result<OwnedFd> {
-    let fd = match open() {
-        Err(Errno::ACCESS) => {
-            let path = open_path(&base, name)?;
-            let stat = rustix::fs::statat(&path, "", AtFlags::EMPTY_PATH)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                return Err(Errno::NOTDIR);
-            }
-            rustix::fs::chmod(proc_path(&path), PRIVATE_DIR)?;
-            open()?
-        }
-        other => other?,
-    };
-    Ok(fd)
+    match open() {
+        Err(Errno::ACCESS) => {}
+        other => return other,
+    }
+    let path = open_path(base, name)?;
+    let stat = rustix::fs::statat(&path, "", AtFlags::EMPTY_PATH)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(Errno::NOTDIR);
+    }
+    rustix::fs::chmod(proc_path(&path), PRIVATE_DIR)?;
+    open()
 }
 
 /// Opens one name as a path: anything, without touching or following it.
