@@ -81,13 +81,13 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "X.Y", default_value = "5.15", value_parser = kernel_version)]
     pub min_kernel: (u32, u32),
     /// Name of the image [default: the reference of the source].
-    #[arg(long)]
+    #[arg(long, value_parser = image_name)]
     pub name: Option<String>,
     /// Counter that grows with every release, so that an older image can be refused.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub epoch: u64,
-    /// Number of threads [default: one for each processor].
-    #[arg(long, value_name = "N")]
+    /// Number of threads, at most 64 [default: one for each processor, at most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Print the result as one JSON object.
     #[arg(long)]
@@ -115,8 +115,8 @@ pub(crate) struct VerifyArgs {
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,
-    /// Number of threads [default: one for each processor].
-    #[arg(long, value_name = "N")]
+    /// Number of threads, at most 64 [default: one for each processor, at most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Print one JSON object a line: findings, then the summary.
     #[arg(long)]
@@ -299,6 +299,21 @@ fn kernel_version(text: &str) -> Result<(u32, u32), String> {
         Some(version) if version < (5, 4) => Err("EROFS came with Linux 5.4".to_owned()),
         Some(version) => Ok(version),
     }
+}
+
+fn image_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 255 || text.contains(char::is_control) {
+        return Err("must have 1 to 255 bytes and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// More threads than this only cost memory.
+const THREADS_MAX: usize = 64;
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= THREADS_MAX);
+    number.ok_or_else(|| format!("must be a number from 1 to {THREADS_MAX}"))
 }
 
 fn root_hash(text: &str) -> Result<[u8; 32], String> {

@@ -16,8 +16,15 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
-    // Whatever slipped through unescaped must not break the line.
-    text.replace('\n', "\\n")
+    // Whatever slipped through unescaped must not break the line or speak to the terminal.
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+        line
+    })
 }
 
 /// Whether the reader of our output has gone: no failure for `mkimg ls | head`.
@@ -35,8 +42,8 @@ mod tests {
 
     #[test]
     fn says_everything_once_and_on_one_line() {
-        let inner = io::Error::other("disk\nfull");
-        let error = anyhow::Error::new(inner).context("cannot write: disk\nfull").context("a.img");
-        assert_eq!(describe(&error), "a.img: cannot write: disk\\nfull");
+        let inner = io::Error::other("disk\n\x1b[31mfull");
+        let error = anyhow::Error::new(inner).context("cannot write: disk\n\x1b[31mfull").context("a.img");
+        assert_eq!(describe(&error), "a.img: cannot write: disk\\n\\u{1b}[31mfull");
     }
 }

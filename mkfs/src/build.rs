@@ -110,13 +110,16 @@ pub fn build(
     };
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
+    if let Ok(input) = std::fs::File::open(source.path()) {
+        output.spare(&input)?;
+    }
     let mut warnings = Vec::new();
     let (flat, layers) = match &opened {
         Opened::Image(image) => flatten_layers(image, options, progress, &mut warnings)?,
         Opened::Dir(dir) => {
             progress.begin(Stage::Scan, 0);
             let mut flattener = Flattener::new();
-            let mut scan = dir.scan(progress)?;
+            let mut scan = dir.scan(output.replaced(), progress)?;
             warnings.append(&mut scan.warnings);
             flattener.apply(scan)?;
             (flattener.finish(), Vec::new())
@@ -126,6 +129,12 @@ pub fn build(
         Opened::Image(image) => (image.manifest.as_ref(), image.config.as_ref(), image.reference.clone()),
         Opened::Dir(_) => (None, None, None),
     };
+    if flat.waste.unlisted > 0 {
+        warnings.push(format!(
+            "{} deleted files with long paths are counted, but not listed",
+            flat.waste.unlisted
+        ));
+    }
     let statement = Statement {
         format: VERSION,
         name: options.name.clone().or_else(|| reference.clone()),
@@ -303,9 +312,10 @@ fn image_uuid(flat: &Flat, plan: &Plan, documents: &Documents<'_>) -> io::Result
     Ok(as_uuid(uuid))
 }
 
-/// As much of a name as a label holds: 15 bytes, whole characters.
+/// As much of a name as a label holds: 15 bytes, whole characters, and nothing that could not be shown.
 fn label(name: &str) -> [u8; 16] {
     let mut label = [0; 16];
+    let name = name.split(char::is_control).next().unwrap_or_default();
     let end = (0..=name.len().min(15)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
     label[..end].copy_from_slice(&name.as_bytes()[..end]);
     label
@@ -340,7 +350,7 @@ fn copy_contents(
                     };
                     let unreadable = |source| Error::Tar {
                         layer: number,
-                        source: crate::tar::Error::Io { offset, source },
+                        source: Box::new(crate::tar::Error::Io { offset, source }),
                     };
                     if content.size == 0 {
                         continue;
@@ -349,7 +359,6 @@ fn copy_contents(
                     if reader.skip(gap).map_err(unreadable)? < gap {
                         return Err(changed());
                     }
-                    let stored = stored_len(data);
                     copy_content(content, data, &mut reader, image, &mut buffer).map_err(
                         |error| match error {
                             CopyError::Source(source) => unreadable(source),
@@ -357,7 +366,7 @@ fn copy_contents(
                             CopyError::Image(source) => output.error("cannot write", source),
                         },
                     )?;
-                    at = offset + stored;
+                    at = offset + data.stored();
                     progress.advance(content.size);
                 }
             }
@@ -384,9 +393,4 @@ fn copy_contents(
         }
     }
     Ok(())
-}
-
-/// Bytes of a file in its tar.
-fn stored_len(data: &crate::entry::FileData) -> u64 {
-    data.sparse.as_deref().map_or(data.size, |segments| segments.iter().map(|segment| segment.len).sum())
 }

@@ -7,7 +7,7 @@ use mkimg_format::erofs::raw::NULL_ADDR;
 
 use crate::entry::FileData;
 use crate::plan::{Chunks, Content};
-use crate::scan::{Run, for_each_run, hash_zeros, read_full};
+use crate::scan::{Run, for_each_run, read_full};
 
 /// Buffer between source and image, in bytes.
 pub(crate) const BUFFER: usize = 256 << 10;
@@ -24,7 +24,7 @@ pub(crate) enum CopyError {
 
 /// Copies one content from `source`, which is at its first stored byte, and pads it to a whole block.
 ///
-/// The content is hashed again on the way: only what the first pass has checked gets into an image.
+/// The stored bytes are hashed again on the way: only what the first pass has checked gets into an image.
 pub(crate) fn copy_content(
     content: &Content,
     data: &FileData,
@@ -34,11 +34,8 @@ pub(crate) fn copy_content(
 ) -> Result<(), CopyError> {
     let mut hasher = blake3::Hasher::new();
     let mut sink = Sink { content, image, at: 0 };
-    for_each_run(content.size, data.sparse.as_deref(), |run| match run {
-        Run::Hole(length) => {
-            hash_zeros(&mut hasher, length);
-            sink.zeros(length).map_err(CopyError::Image)
-        }
+    for_each_run(content.size, data.segments(), |run| match run {
+        Run::Hole(length) => sink.zeros(length).map_err(CopyError::Image),
         Run::Data(mut left) => {
             while left > 0 {
                 let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
@@ -55,7 +52,11 @@ pub(crate) fn copy_content(
     })?;
     let padding = content.size.next_multiple_of(BLOCK_SIZE) - content.size;
     sink.zeros(padding).map_err(CopyError::Image)?;
-    if hasher.finalize() == blake3::Hash::from_bytes(data.blake3) { Ok(()) } else { Err(CopyError::Changed) }
+    if hasher.finalize() == blake3::Hash::from_bytes(data.stored_blake3()) {
+        Ok(())
+    } else {
+        Err(CopyError::Changed)
+    }
 }
 
 /// Writes the logical bytes of a content, leaving out the chunks that are holes.

@@ -1,5 +1,7 @@
 //! What a scan of the source hands to flattening.
 
+use std::sync::Arc;
+
 use mkimg_format::erofs::Timestamp;
 
 use crate::tar::Segment;
@@ -65,8 +67,34 @@ pub(crate) struct FileData {
     /// Length with holes.
     pub size: u64,
     pub place: Place,
-    /// Stored parts of a sparse file.
-    pub sparse: Option<Box<[Segment]>>,
+    /// For a file with holes.
+    pub sparse: Option<Box<Sparse>>,
+}
+
+impl FileData {
+    /// Stored parts of a file with holes.
+    pub(crate) fn segments(&self) -> Option<&[Segment]> {
+        self.sparse.as_deref().map(|sparse| &*sparse.segments)
+    }
+
+    /// Hash of the stored bytes.
+    pub(crate) fn stored_blake3(&self) -> [u8; 32] {
+        self.sparse.as_deref().map_or(self.blake3, |sparse| sparse.stored_blake3)
+    }
+
+    /// Number of stored bytes.
+    pub(crate) fn stored(&self) -> u64 {
+        self.segments().map_or(self.size, |segments| segments.iter().map(|segment| segment.len).sum())
+    }
+}
+
+/// A file with holes.
+#[derive(Debug, Clone)]
+pub(crate) struct Sparse {
+    /// Its stored parts.
+    pub segments: Box<[Segment]>,
+    /// Hash of the stored bytes alone: holes need not be hashed again when they are copied.
+    pub stored_blake3: [u8; 32],
 }
 
 /// Where content is to be read again.
@@ -85,7 +113,7 @@ pub(crate) struct Scan {
     pub entries: Vec<Entry>,
     pub files: Vec<FileData>,
     /// Distinct sets of xattrs; index 0 is the empty set.
-    pub xattrs: Vec<Box<[XattrPair]>>,
+    pub xattrs: Vec<Arc<[XattrPair]>>,
     pub warnings: Vec<String>,
 }
 

@@ -21,7 +21,7 @@ pub enum Error {
         /// Counted from 1, the lowest.
         layer: usize,
         /// Which member, and what is wrong with it.
-        source: crate::tar::Error,
+        source: Box<crate::tar::Error>,
     },
     /// An entry of a layer that makes no sense in the tree.
     #[error("layer {layer}: {}: {problem}", escape(path))]
@@ -91,6 +91,12 @@ pub enum Problem {
         path: Vec<u8>,
         /// How many are followed.
         limit: u32,
+    },
+    /// An image whose paths lead through too many symbolic links in all.
+    #[error("paths lead through symbolic links with more than {limit} names in all")]
+    SymlinkWork {
+        /// How many names are followed.
+        limit: u64,
     },
     /// A hard link to nothing.
     #[error("hard link target {} does not exist", escape(.0))]

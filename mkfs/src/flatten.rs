@@ -105,10 +105,9 @@ impl Flattener {
     }
 
     /// Sets of this layer as sets of the image.
-    fn intern(&mut self, sets: Vec<Box<[XattrPair]>>) -> Vec<XattrSet> {
+    fn intern(&mut self, sets: Vec<Arc<[XattrPair]>>) -> Vec<XattrSet> {
         sets.into_iter()
             .map(|set| {
-                let set: Arc<[XattrPair]> = Arc::from(set);
                 let next = XattrSet(u32::try_from(self.flat.xattrs.len()).unwrap_or(u32::MAX));
                 *self.interned.entry(set).or_insert_with_key(|set| {
                     self.flat.xattrs.push(Arc::clone(set));

@@ -1,7 +1,7 @@
 //! A directory of this machine as a source.
 //!
-//! Every step is relative to an open descriptor and never follows a symbolic link, and what lies on another file
-//! system is left out: the tree may belong to somebody else, and may change while it is read.
+//! Every step is relative to an open descriptor and never follows a symbolic link, and what is mounted inside the
+//! tree is left out: the tree may belong to somebody else, and may change while it is read.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -11,13 +11,13 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use mkimg_format::erofs::{PATH_MAX, SYMLINK_MAX, Timestamp};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Span};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::scan::{Scanner, hash_logical, read_full};
+use crate::scan::{Scanner, hash_content, read_full};
 
 /// Bytes of the names of all xattrs of one file, and of one value (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const XATTR_MAX: usize = 64 << 10;
@@ -25,20 +25,26 @@ const XATTR_MAX: usize = 64 << 10;
 /// The directory.
 pub(crate) struct HostDir {
     root: OwnedFd,
-    device: u64,
+    /// What the messages call it.
+    name: Vec<u8>,
+    /// Mount that the root is on.
+    mount: u64,
+}
+
+/// Number of the mount that something is on (Linux 5.8).
+fn mount_of(fd: impl AsFd) -> rustix::io::Result<u64> {
+    Ok(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 impl HostDir {
     /// Opens a directory.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let fail = |error: Errno| Error::Host {
-            path: path.as_os_str().as_encoded_bytes().to_vec(),
-            source: error.into(),
-        };
+        let name = path.as_os_str().as_encoded_bytes().to_vec();
+        let fail = |error: Errno| Error::Host { path: name.clone(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
-        let device = rustix::fs::fstat(&root).map_err(fail)?.st_dev;
-        Ok(Self { root, device })
+        let mount = mount_of(&root).map_err(fail)?;
+        Ok(Self { root, mount, name })
     }
 
     /// Opens something below the directory without following any link on the way.
@@ -66,15 +72,18 @@ impl HostDir {
     }
 
     /// Reads the whole tree, as one layer.
-    pub(crate) fn scan(&self, progress: &dyn Progress) -> Result<Scan> {
+    ///
+    /// `output` is the file that the image will replace, by device and inode number: it must not contain itself.
+    pub(crate) fn scan(&self, output: Option<(u64, u64)>, progress: &dyn Progress) -> Result<Scan> {
         let mut walk = Walk {
             dir: self,
+            output,
             scanner: Scanner::new(1),
             links: HashMap::new(),
             buffer: vec![0; 256 << 10],
             progress,
         };
-        let stat = rustix::fs::fstat(&self.root).map_err(|error| host(b"", error))?;
+        let stat = rustix::fs::fstat(&self.root).map_err(|error| host(&self.name, error))?;
         walk.add(b"", &stat, self.root.as_fd())?;
         // Directories still to read. Paths, not descriptors: a tree may be deeper than a process may have files.
         let mut ahead: Vec<Vec<u8>> = vec![Vec::new()];
@@ -86,12 +95,14 @@ impl HostDir {
 }
 
 fn host(path: &[u8], error: impl Into<io::Error>) -> Error {
+    let path = if path.is_empty() { b"." } else { path };
     Error::Host { path: path.to_vec(), source: error.into() }
 }
 
 /// A walk in progress.
 struct Walk<'a> {
     dir: &'a HostDir,
+    output: Option<(u64, u64)>,
     scanner: Scanner,
     /// First path of every file that has more names.
     links: HashMap<(u64, u64), Span>,
@@ -132,14 +143,23 @@ impl Walk<'_> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(fail)?;
         let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(fail)?;
-        self.add(&path, &stat, fd.as_fd())?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            if stat.st_dev == self.dir.device {
-                ahead.push(path);
-            } else {
-                let line = format!("{}: another file system is left out", mkimg_format::erofs::escape(&path));
-                self.scanner.scan.warnings.push(line);
-            }
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let mounted = mount_of(&fd).map_err(fail)? != self.dir.mount;
+        if !is_dir && self.output == Some((stat.st_dev, stat.st_ino)) {
+            self.scanner.warn(&path, "is the output itself and left out");
+            return Ok(());
+        }
+        if mounted {
+            self.scanner.warn(
+                &path,
+                if is_dir { "what is mounted here is left out" } else { "is mounted here and left out" },
+            );
+        }
+        if is_dir || !mounted {
+            self.add(&path, &stat, fd.as_fd())?;
+        }
+        if is_dir && !mounted {
+            ahead.push(path);
         }
         Ok(())
     }
@@ -193,7 +213,7 @@ impl Walk<'_> {
         let mut file = self.dir.open_file(path).map_err(fail)?;
         let size = file.metadata().map_err(fail)?.len();
         let mut read = 0;
-        let blake3 = hash_logical(size, None, &mut self.buffer, |buf| {
+        let hashes = hash_content(size, None, &mut self.buffer, |buf| {
             let count = read_full(&mut file, buf)?;
             read += count as u64;
             Ok(count)
@@ -203,7 +223,7 @@ impl Walk<'_> {
             return Err(Error::Changed { origin: "source directory".to_owned(), path: path.to_vec() });
         }
         self.progress.advance(size);
-        Ok(FileData { blake3, size, place: Place::Host(span), sparse: None })
+        Ok(FileData { blake3: hashes.content, size, place: Place::Host(span), sparse: None })
     }
 }
 

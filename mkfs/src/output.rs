@@ -1,11 +1,13 @@
 //! The image file: nameless until it is complete and on the disk.
 //!
 //! With `O_TMPFILE` a build that is killed leaves nothing behind at all. File systems without it get a hidden file
-//! beside the target, which is removed on every error.
+//! beside the target, which is removed on every error. A target that exists keeps its permissions, and a symbolic link
+//! to a file keeps leading there; nothing but a regular file is ever replaced.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
@@ -20,26 +22,41 @@ pub struct Output {
     directory: PathBuf,
     /// Name of the file, if it has one already.
     temporary: Option<PathBuf>,
+    /// Permissions of the file that will be replaced.
+    permissions: Option<Permissions>,
 }
 
 impl Output {
     /// Opens a new file in the directory of `target`.
     pub fn create(target: &Path) -> Result<Self> {
         let fail = |source| Error::Output { path: target.to_owned(), doing: "cannot create", source };
+        if target.file_name().is_none() || target.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(fail(io::ErrorKind::IsADirectory.into()));
+        }
+        let existing = match std::fs::metadata(target) {
+            Ok(existing) => Some(existing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(fail(error)),
+        };
+        if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
+            return Err(fail(io::Error::other("exists and is not a regular file")));
+        }
+        // A link to a file leads to what is replaced. One to nothing is replaced itself.
+        let target = match existing {
+            Some(_) => &*std::fs::canonicalize(target).map_err(fail)?,
+            None => target,
+        };
         let directory = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        if target.file_name().is_none() || target.is_dir() {
-            return Err(fail(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
         let mode = Mode::from_raw_mode(0o644);
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let (file, temporary) = match rustix::fs::open(&directory, flags | OFlags::TMPFILE, mode) {
             Ok(file) => (file, None),
             // Not supported by the file system, or by a kernel that takes it for an open of the directory.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) if directory.is_dir() => {
-                let (file, name) = named(target, &directory, |name| {
+                let (file, name) = named(&directory, |name| {
                     rustix::fs::open(name, flags | OFlags::CREATE | OFlags::EXCL, mode)
                 })
                 .map_err(fail)?;
@@ -47,7 +64,25 @@ impl Output {
             }
             Err(error) => return Err(fail(error.into())),
         };
-        Ok(Self { file: file.into(), target: target.to_owned(), directory, temporary })
+        let permissions = existing.map(|existing| existing.permissions());
+        Ok(Self { file: file.into(), target: target.to_owned(), directory, temporary, permissions })
+    }
+
+    /// The file that will be replaced, by device and inode number.
+    pub(crate) fn replaced(&self) -> Option<(u64, u64)> {
+        std::fs::metadata(&self.target).ok().map(|target| (target.dev(), target.ino()))
+    }
+
+    /// Makes sure that an input is not the file that will be replaced.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it is.
+    pub fn spare(&self, input: &File) -> Result<()> {
+        let input = input.metadata().map_err(|source| self.error("cannot stat the input", source))?;
+        if self.replaced() == Some((input.dev(), input.ino())) {
+            return Err(self.error("cannot create", io::Error::other("is the input itself")));
+        }
+        Ok(())
     }
 
     /// The file.
@@ -62,6 +97,11 @@ impl Output {
 
     /// Makes room for `size` bytes, so that a full disk is found before the work is done.
     pub(crate) fn reserve(&self, size: u64) -> Result<()> {
+        // Beyond this limit a signal would end the process without a word.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| size > limit) {
+            return Err(self.error("cannot reserve space for the image", Errno::FBIG.into()));
+        }
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size) {
             // What cannot be reserved may still be written.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
@@ -71,20 +111,28 @@ impl Output {
 
     /// Brings the file to the disk and gives it its name, in place of what had it.
     pub fn finish(mut self) -> Result<()> {
+        if let Some(permissions) = self.permissions.take() {
+            let set = self.file.set_permissions(permissions);
+            set.map_err(|source| self.error("cannot set the permissions", source))?;
+        }
         self.file.sync_all().map_err(|source| self.error("cannot sync", source))?;
         let name = match self.temporary.take() {
             Some(name) => name,
             None => {
-                let linked = named(&self.target, &self.directory, |name| self.link(name));
+                let linked = named(&self.directory, |name| self.link(name));
                 linked.map_err(|source| self.error("cannot name", source))?.1
             }
         };
         self.temporary = Some(name.clone());
         std::fs::rename(&name, &self.target).map_err(|source| self.error("cannot rename", source))?;
         self.temporary = None;
-        // The name is on the disk when the directory is.
-        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
-        synced.map_err(|source| self.error("cannot sync the directory", source))
+        // The name is on the disk when the directory is. One that may be written but not read cannot be synced.
+        match File::open(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            opened => opened
+                .and_then(|directory| directory.sync_all())
+                .map_err(|source| self.error("cannot sync the directory", source)),
+        }
     }
 
     /// Gives a nameless file a name.
@@ -109,17 +157,13 @@ impl Drop for Output {
     }
 }
 
-/// Finds a hidden name beside the target that nobody has yet.
+/// Finds a hidden name in a directory that nobody has yet.
 fn named<T>(
-    target: &Path,
     directory: &Path,
     mut make: impl FnMut(&Path) -> rustix::io::Result<T>,
 ) -> io::Result<(T, PathBuf)> {
     for attempt in 0..100 {
-        let mut name = OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
-        name.push(format!(".{}-{attempt}", std::process::id()));
-        let path = directory.join(name);
+        let path = directory.join(format!(".mkimg-{}-{attempt}", std::process::id()));
         match make(&path) {
             Ok(made) => return Ok((made, path)),
             Err(Errno::EXIST) => {}

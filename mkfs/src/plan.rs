@@ -227,7 +227,7 @@ fn place_contents(flat: &Flat, order: &[InodeId], holes: bool) -> Result<(Vec<Co
             continue;
         }
         let start = u32::try_from(block).unwrap_or(NULL_ADDR);
-        let segments = data.sparse.as_deref().filter(|_| holes);
+        let segments = data.segments().filter(|_| holes);
         let chunks = segments.and_then(|segments| chunk_map(data.size, segments, start));
         let blocks = match &chunks {
             None => blocks_for(data.size),
@@ -378,9 +378,9 @@ impl Placer {
         let unit = head + if inline { tail } else { map };
 
         let offset = self.slot * SLOT;
-        let room = BLOCK_SIZE - offset % BLOCK_SIZE;
-        if unit > room {
-            self.slot = (offset + room) / SLOT;
+        // What does not fit into the rest of a block starts at the next one, even if it needs several.
+        if !offset.is_multiple_of(BLOCK_SIZE) && unit > BLOCK_SIZE - offset % BLOCK_SIZE {
+            self.slot = offset.next_multiple_of(BLOCK_SIZE) / SLOT;
         }
         let nid = u32::try_from(self.slot).map_err(|_| Error::Limit {
             what: "32-byte slots of inodes",

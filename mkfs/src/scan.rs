@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use mkimg_format::erofs::{Timestamp, XattrClass, escape};
 use mkimg_oci::{Layer, LayerSummary};
 
-use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, XattrPair, XattrSet};
+use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, XattrPair, XattrSet};
 use crate::error::{Error, Problem, Result};
 use crate::progress::Progress;
 use crate::tar;
 
 /// Zeros that sparse files of one image may expand to. They cost no space, but every one is hashed.
-const HOLES_MAX: u64 = 256 << 30;
+const HOLES_MAX: u64 = 64 << 30;
 
 /// Entries of one layer.
 const ENTRIES_MAX: usize = 1 << 27;
@@ -39,16 +39,17 @@ pub(crate) fn scan_layers(
     mut take: impl FnMut(usize, LayerSummary, Scan) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
+    let holes = AtomicU64::new(0);
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         for _ in 0..threads.get().min(layers.len()) {
             let send = send.clone();
-            let next = &next;
+            let (next, holes) = (&next, &holes);
             scope.spawn(move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(layer) = layers.get(index) else { return };
-                    let result = scan_layer(layer, progress);
+                    let result = scan_layer(layer, holes, progress);
                     // The receiver is gone after an error: nothing more to do.
                     if send.send((index, result)).is_err() {
                         return;
@@ -78,9 +79,9 @@ pub(crate) fn scan_layers(
 }
 
 /// Scans one layer.
-fn scan_layer(layer: &Layer, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
+fn scan_layer(layer: &Layer, holes: &AtomicU64, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
     let mut reader = tar::Reader::new(layer.open()?, tar::Limits::default());
-    let scanned = scan_tar(layer.number, &mut reader);
+    let scanned = scan_tar(layer.number, &mut reader, holes);
     // A damaged blob makes any nonsense of a tar: its digest speaks first.
     let summary = reader.into_inner().finish()?;
     progress.advance(summary.blob_size);
@@ -88,35 +89,45 @@ fn scan_layer(layer: &Layer, progress: &dyn Progress) -> Result<(LayerSummary, S
 }
 
 /// Reads a tar to its end marker.
-fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>) -> Result<Scan> {
-    let fault = |source| Error::Tar { layer: number, source };
+fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, holes: &AtomicU64) -> Result<Scan> {
+    let fault = |source| Error::Tar { layer: number, source: Box::new(source) };
     let mut scanner = Scanner::new(number);
     let mut buffer = vec![0; BUFFER];
     while let Some(entry) = reader.next_entry().map_err(fault)? {
-        let blake3 = if entry.kind == tar::Kind::File {
-            scanner.count_holes(&entry)?;
-            Some(hash_logical(entry.size, entry.sparse.as_deref(), &mut buffer, |buf| {
+        let hashes = if entry.kind == tar::Kind::File {
+            scanner.count_holes(&entry, holes)?;
+            hash_content(entry.size, entry.sparse.as_deref(), &mut buffer, |buf| {
                 reader.read_data(buf).map_err(fault)
-            })?)
+            })?
         } else {
-            None
+            Hashes::default()
         };
-        scanner.add(entry, blake3)?;
+        scanner.add(entry, hashes)?;
     }
     Ok(scanner.scan)
 }
 
-/// BLAKE3 of content whose stored bytes come from `read`; holes are hashed as zeros.
-pub(crate) fn hash_logical<E>(
+/// BLAKE3 of one content.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hashes {
+    /// Of all of it, holes as zeros.
+    pub content: [u8; 32],
+    /// Of the stored bytes; the same unless there are holes.
+    pub stored: [u8; 32],
+}
+
+/// Hashes content whose stored bytes come from `read`.
+pub(crate) fn hash_content<E>(
     size: u64,
     sparse: Option<&[tar::Segment]>,
     buffer: &mut [u8],
     mut read: impl FnMut(&mut [u8]) -> std::result::Result<usize, E>,
-) -> std::result::Result<[u8; 32], E> {
-    let mut hasher = blake3::Hasher::new();
+) -> std::result::Result<Hashes, E> {
+    let mut content = blake3::Hasher::new();
+    let mut stored = sparse.map(|_| blake3::Hasher::new());
     for_each_run(size, sparse, |run| match run {
         Run::Hole(length) => {
-            hash_zeros(&mut hasher, length);
+            hash_zeros(&mut content, length);
             Ok(())
         }
         Run::Data(mut left) => {
@@ -126,13 +137,17 @@ pub(crate) fn hash_logical<E>(
                 if count == 0 {
                     return Ok(()); // the tar reader reports a short entry by itself
                 }
-                hasher.update(&buffer[..count]);
+                content.update(&buffer[..count]);
+                if let Some(stored) = &mut stored {
+                    stored.update(&buffer[..count]);
+                }
                 left -= count as u64;
             }
             Ok(())
         }
     })?;
-    Ok(hasher.finalize().into())
+    let content = content.finalize().into();
+    Ok(Hashes { content, stored: stored.map_or(content, |stored| stored.finalize().into()) })
 }
 
 /// A stretch of a file.
@@ -163,7 +178,7 @@ pub(crate) fn for_each_run<E>(
 }
 
 /// Hashes zeros.
-pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
+fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while length > 0 {
         let room = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
@@ -176,21 +191,22 @@ pub(crate) fn hash_zeros(hasher: &mut blake3::Hasher, mut length: u64) {
 pub(crate) struct Scanner {
     number: usize,
     pub(crate) scan: Scan,
-    sets: HashMap<Box<[XattrPair]>, XattrSet>,
-    holes: u64,
+    sets: HashMap<Arc<[XattrPair]>, XattrSet>,
 }
 
 impl Scanner {
     pub(crate) fn new(number: usize) -> Self {
-        let scan = Scan { xattrs: vec![Box::default()], ..Scan::default() };
-        Self { number, scan, sets: HashMap::from([(Box::default(), XattrSet(0))]), holes: 0 }
+        let empty: Arc<[XattrPair]> = Arc::from([]);
+        let scan = Scan { xattrs: vec![Arc::clone(&empty)], ..Scan::default() };
+        Self { number, scan, sets: HashMap::from([(empty, XattrSet(0))]) }
     }
 
     fn fail(&self, path: &[u8], problem: Problem) -> Error {
         Error::Entry { layer: self.number, path: path.to_vec(), problem }
     }
 
-    fn warn(&mut self, path: &[u8], what: &str) {
+    /// Notes what was not taken over as it was.
+    pub(crate) fn warn(&mut self, path: &[u8], what: &str) {
         let count = self.scan.warnings.len();
         if count < WARNINGS_MAX {
             self.scan.warnings.push(format!("layer {}: {}: {what}", self.number, escape(path)));
@@ -199,11 +215,12 @@ impl Scanner {
         }
     }
 
-    fn count_holes(&mut self, entry: &tar::Entry) -> Result<()> {
-        self.holes = self.holes.saturating_add(entry.size.saturating_sub(entry.stored));
-        if self.holes > HOLES_MAX {
-            let problem = Problem::Holes { found: self.holes, limit: HOLES_MAX };
-            return Err(self.fail(&entry.path, problem));
+    /// Adds the holes of a file to those of the image. Each file has at most 2^40 bytes: there is no overflow.
+    fn count_holes(&self, entry: &tar::Entry, holes: &AtomicU64) -> Result<()> {
+        let more = entry.size.saturating_sub(entry.stored);
+        let found = holes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        if found > HOLES_MAX {
+            return Err(self.fail(&entry.path, Problem::Holes { found, limit: HOLES_MAX }));
         }
         Ok(())
     }
@@ -242,7 +259,7 @@ impl Scanner {
             kept.push((name.into_boxed_slice(), value.into_boxed_slice()));
         }
         kept.sort_unstable();
-        let kept = kept.into_boxed_slice();
+        let kept: Arc<[XattrPair]> = Arc::from(kept);
         if let Some(known) = self.sets.get(&kept) {
             return Ok(*known);
         }
@@ -253,13 +270,13 @@ impl Scanner {
             return Err(self.fail(path, problem));
         }
         let set = XattrSet(u32::try_from(self.scan.xattrs.len()).unwrap_or(u32::MAX));
-        self.scan.xattrs.push(kept.clone());
+        self.scan.xattrs.push(Arc::clone(&kept));
         self.sets.insert(kept, set);
         Ok(set)
     }
 
-    /// Adds a member of a tar; a file comes with the hash of its content.
-    fn add(&mut self, entry: tar::Entry, blake3: Option<[u8; 32]>) -> Result<()> {
+    /// Adds a member of a tar; a file comes with the hashes of its content.
+    fn add(&mut self, entry: tar::Entry, hashes: Hashes) -> Result<()> {
         let attributes = Attributes {
             mode: u16::try_from(entry.mode & 0o7777).unwrap_or(0),
             uid: entry.uid,
@@ -274,10 +291,12 @@ impl Scanner {
         let (major, minor) = entry.rdev;
         let node = match entry.kind {
             tar::Kind::File => self.add_file(FileData {
-                blake3: blake3.unwrap_or_default(),
+                blake3: hashes.content,
                 size: entry.size,
                 place: Place::Tar(entry.data_offset),
-                sparse: entry.sparse.map(Vec::into_boxed_slice),
+                sparse: entry.sparse.map(|segments| {
+                    Box::new(Sparse { segments: segments.into_boxed_slice(), stored_blake3: hashes.stored })
+                }),
             })?,
             tar::Kind::Hardlink => Node::Hardlink(self.keep(&entry.link)?),
             tar::Kind::Symlink => Node::Symlink(self.keep(&entry.link)?),

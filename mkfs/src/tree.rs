@@ -1,5 +1,6 @@
 //! The file tree in memory: inodes in one table, directories as sorted maps from name to inode.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use mkimg_format::erofs::{FileType, NAME_MAX, PATH_MAX};
@@ -13,6 +14,11 @@ pub(crate) const NO_LAYER: u32 = u32::MAX;
 
 /// Symbolic links that are followed on the way to one path.
 const SYMLINKS_MAX: u32 = 255;
+
+/// Names in targets of symbolic links that are followed in a whole image.
+///
+/// Real images follow a handful for each entry; a layer of links with long targets could ask for thousands.
+const FOLLOWED_MAX: u64 = 1 << 26;
 
 /// Index of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,6 +96,8 @@ pub(crate) struct Reached {
 pub(crate) struct Tree {
     inodes: Vec<Inode>,
     free: Vec<InodeId>,
+    /// Names in targets of symbolic links that were followed so far.
+    followed: Cell<u64>,
 }
 
 impl Tree {
@@ -98,7 +106,7 @@ impl Tree {
         let dir = Dir { parent: ROOT, name: Box::default(), names: BTreeMap::new(), path_len: 0 };
         let node = Node::Dir(Box::new(dir));
         let root = Inode { attributes: Attributes::IMPLIED, nlink: 1, layer: NO_LAYER, node };
-        Self { inodes: vec![root], free: Vec::new() }
+        Self { inodes: vec![root], free: Vec::new(), followed: Cell::new(0) }
     }
 
     pub(crate) fn inode(&self, id: InodeId) -> &Inode {
@@ -151,40 +159,46 @@ impl Tree {
     /// Absolute targets start at the root, `..` stops there, a missing name followed by `..` cancels out. Whatever
     /// is neither directory nor link counts as missing.
     pub(crate) fn reach<'a>(
-        &self,
+        &'a self,
         path: impl DoubleEndedIterator<Item = &'a [u8]>,
     ) -> Result<Reached, Problem> {
         // Names still to follow, next one last. Bounded: 255 targets of at most 4095 bytes.
-        let mut ahead: Vec<Vec<u8>> = path.rev().map(<[u8]>::to_vec).collect();
-        let mut at = Reached { dir: ROOT, missing: Vec::new() };
+        let mut ahead: Vec<&[u8]> = path.rev().collect();
+        let mut dir = ROOT;
+        let mut missing: Vec<&[u8]> = Vec::new();
         let mut links = 0;
         while let Some(name) = ahead.pop() {
             if name == b".." {
-                if at.missing.pop().is_none() {
-                    at.dir = self.inode(at.dir).dir().map_or(ROOT, |dir| dir.parent);
+                if missing.pop().is_none() {
+                    dir = self.inode(dir).dir().map_or(ROOT, |dir| dir.parent);
                 }
                 continue;
             }
-            let found = if at.missing.is_empty() { self.lookup(at.dir, &name) } else { None };
+            let found = if missing.is_empty() { self.lookup(dir, name) } else { None };
             match found.map(|id| (id, &self.inode(id).node)) {
-                Some((id, Node::Dir(_))) => at.dir = id,
+                Some((id, Node::Dir(_))) => dir = id,
                 Some((_, Node::Symlink(target))) => {
                     links += 1;
                     if links > SYMLINKS_MAX {
-                        let mut path = self.path_of(at.dir);
+                        let mut path = self.path_of(dir);
                         path.push(b'/');
-                        path.extend_from_slice(&name);
+                        path.extend_from_slice(name);
                         return Err(Problem::SymlinkLoop { path, limit: SYMLINKS_MAX });
                     }
                     if target.first() == Some(&b'/') {
-                        at.dir = ROOT;
+                        dir = ROOT;
                     }
-                    ahead.extend(components(target).rev().map(<[u8]>::to_vec));
+                    let before = ahead.len();
+                    ahead.extend(components(target).rev());
+                    self.followed.set(self.followed.get() + (ahead.len() - before) as u64);
+                    if self.followed.get() > FOLLOWED_MAX {
+                        return Err(Problem::SymlinkWork { limit: FOLLOWED_MAX });
+                    }
                 }
-                _ => at.missing.push(name),
+                _ => missing.push(name),
             }
         }
-        Ok(at)
+        Ok(Reached { dir, missing: missing.into_iter().map(<[u8]>::to_vec).collect() })
     }
 
     /// Puts an inode into the table, as yet without a name.

@@ -55,11 +55,20 @@ pub(crate) enum Cause {
     Deleted(u32),
 }
 
+/// Bytes of deleted paths that are kept in any case, and for each of them.
+///
+/// Enough for every real image. A few short entries behind a link to a deep directory could make gigabytes.
+const PATHS_BASE: u64 = 16 << 20;
+const PATHS_EACH: u64 = 100;
+
 /// The books of all layers.
 #[derive(Debug, Default)]
 pub(crate) struct Waste {
     pub layers: Vec<LayerWaste>,
     pub deleted: Vec<Deleted>,
+    /// Deleted files that are counted, but not listed.
+    pub unlisted: u64,
+    path_bytes: u64,
 }
 
 impl Waste {
@@ -73,6 +82,12 @@ impl Waste {
             Cause::Replaced => layer.shadowed.add(size),
             Cause::Deleted(by) => {
                 layer.deleted.add(size);
+                let length = path.len() as u64;
+                if self.path_bytes + length > PATHS_BASE + PATHS_EACH * self.deleted.len() as u64 {
+                    self.unlisted += 1;
+                    return;
+                }
+                self.path_bytes += length;
                 self.deleted.push(Deleted { path: path.into(), size, layer: inode.layer, deleted_by: by });
             }
         }

@@ -13,7 +13,7 @@ use crate::entry::{XattrPair, XattrSet};
 /// Longest xattr body: what `i_xattr_icount` can tell.
 pub(crate) const BODY_MAX: u64 = XATTR_HEADER_LEN + 4 * (u16::MAX as u64 - 1);
 
-/// Shared ids that one inode can name: `h_shared_count` is a byte.
+/// Shared ids that one inode can name: `h_shared_count` is a byte. A set with more xattrs shares none of them.
 const SHARED_MAX: usize = 255;
 
 /// Bytes of one entry, padding included.
@@ -30,9 +30,11 @@ pub(crate) fn inline_len<'a>(xattrs: impl Iterator<Item = (&'a [u8], &'a [u8])>)
 
 /// How each set of xattrs is stored.
 pub(crate) struct XattrPlan {
+    /// The sets themselves, by [`XattrSet`].
+    sets: Vec<Arc<[XattrPair]>>,
     bodies: Vec<Body>,
-    /// Entries of the pool, ascending.
-    pool: Vec<XattrPair>,
+    /// Entries of the pool, ascending: set, and position in it.
+    pool: Vec<(u32, u32)>,
     /// Length of the pool in bytes.
     pub pool_len: u64,
 }
@@ -40,55 +42,62 @@ pub(crate) struct XattrPlan {
 /// Body of one set.
 #[derive(Default)]
 struct Body {
-    shared: Vec<u32>,
-    inline: Vec<XattrPair>,
+    /// Ids in the pool, in the order of the set.
+    shared: Box<[u32]>,
+    /// Positions in the set of those that stand in the body itself.
+    inline: Box<[u32]>,
     len: u64,
 }
 
 impl XattrPlan {
     /// Puts every xattr that at least two inodes have into the pool; `uses` counts the inodes of each set.
     pub(crate) fn new(sets: &[Arc<[XattrPair]>], uses: &[u32]) -> Self {
-        let mut counts: HashMap<&XattrPair, u32> = HashMap::new();
-        for (set, uses) in sets.iter().zip(uses) {
-            for pair in set.iter() {
-                let count = counts.entry(pair).or_default();
-                *count = count.saturating_add(*uses);
-            }
-        }
-        let mut pool: Vec<XattrPair> =
-            counts.into_iter().filter(|(_, uses)| *uses > 1).map(|(pair, _)| pair.clone()).collect();
-        pool.sort_unstable();
-        let mut ids = HashMap::new();
-        let mut pool_len = 0;
-        pool.retain(|(name, value)| {
-            // Ids count 4-byte units in 32 bits; what lies beyond stays inline.
-            let Ok(id) = u32::try_from(pool_len / 4) else { return false };
-            ids.insert((name.clone(), value.clone()), id);
-            pool_len += entry_len(name, value);
-            true
-        });
-        let bodies = sets
-            .iter()
-            .zip(uses)
-            .map(|(set, uses)| {
-                let mut body = Body::default();
-                if *uses == 0 {
-                    return body;
-                }
-                for pair in set.iter() {
-                    match ids.get(pair).filter(|_| body.shared.len() < SHARED_MAX) {
-                        Some(id) => body.shared.push(*id),
-                        None => body.inline.push(pair.clone()),
-                    }
-                }
-                let inline: u64 = body.inline.iter().map(|(name, value)| entry_len(name, value)).sum();
-                if !set.is_empty() {
-                    body.len = XATTR_HEADER_LEN + 4 * body.shared.len() as u64 + inline;
-                }
-                body
+        // Every occurrence, sorted by what it is: equal ones stand together.
+        let pair = |(set, position): (u32, u32)| &sets[set as usize][position as usize];
+        let mut all: Vec<(u32, u32)> = (0_u32..)
+            .zip(sets.iter().zip(uses))
+            .filter(|(_, (pairs, uses))| **uses > 0 && pairs.len() <= SHARED_MAX)
+            .flat_map(|(set, (pairs, _))| {
+                (0_u32..).zip(pairs.iter()).map(move |(position, _)| (set, position))
             })
             .collect();
-        Self { bodies, pool, pool_len }
+        all.sort_unstable_by(|a, b| pair(*a).cmp(pair(*b)).then(a.cmp(b)));
+        let mut pool = Vec::new();
+        let mut pool_len = 0;
+        let mut ids: HashMap<(u32, u32), u32> = HashMap::new();
+        for same in all.chunk_by(|a, b| pair(*a) == pair(*b)) {
+            let inodes: u64 = same.iter().map(|(set, _)| u64::from(uses[*set as usize])).sum();
+            // Ids count 4-byte units in 32 bits; what lies beyond stays inline.
+            let (true, Ok(id)) = (inodes > 1, u32::try_from(pool_len / 4)) else { continue };
+            let (name, value) = pair(same[0]);
+            pool.push(same[0]);
+            pool_len += entry_len(name, value);
+            ids.extend(same.iter().map(|occurrence| (*occurrence, id)));
+        }
+        let bodies = (0_u32..)
+            .zip(sets.iter().zip(uses))
+            .map(|(set, (pairs, uses))| {
+                if *uses == 0 || pairs.is_empty() {
+                    return Body::default();
+                }
+                let (mut shared, mut inline) = (Vec::new(), Vec::new());
+                let mut len = XATTR_HEADER_LEN;
+                for (position, (name, value)) in (0_u32..).zip(pairs.iter()) {
+                    match ids.get(&(set, position)) {
+                        Some(id) => {
+                            shared.push(*id);
+                            len += 4;
+                        }
+                        None => {
+                            inline.push(position);
+                            len += entry_len(name, value);
+                        }
+                    }
+                }
+                Body { shared: shared.into(), inline: inline.into(), len }
+            })
+            .collect();
+        Self { sets: sets.to_vec(), bodies, pool, pool_len }
     }
 
     /// Bytes behind an inode with this set.
@@ -107,12 +116,16 @@ impl XattrPlan {
         for id in &body.shared {
             out.write_all(&id.to_le_bytes())?;
         }
-        body.inline.iter().try_for_each(|pair| write_entry(pair, out))
+        body.inline.iter().try_for_each(|position| self.write(set.0, *position, out))
     }
 
     /// Writes the pool.
     pub(crate) fn write_pool(&self, out: &mut impl Write) -> io::Result<()> {
-        self.pool.iter().try_for_each(|pair| write_entry(pair, out))
+        self.pool.iter().try_for_each(|(set, position)| self.write(*set, *position, out))
+    }
+
+    fn write(&self, set: u32, position: u32, out: &mut impl Write) -> io::Result<()> {
+        write_entry(&self.sets[set as usize][position as usize], out)
     }
 }
 

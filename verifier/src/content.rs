@@ -61,7 +61,9 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         let layers = match self.seal.statement() {
             Ok(statement) => {
                 self.documents(&statement, findings);
-                Some(u64::try_from(statement.layers.len()).unwrap_or(u64::MAX))
+                // A directory is recorded like one layer, but has no digests to state.
+                let stated = if statement.source.kind == "dir" { 1 } else { statement.layers.len() };
+                Some(u64::try_from(stated).unwrap_or(u64::MAX))
             }
             Err(error) => {
                 findings.add_error(&error, None);

@@ -107,7 +107,11 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
                 json_line(&mut out, &DeletedLine { path, path_b64, size: bytes, layer, deleted_by })?;
             } else {
                 let path = escape(&path);
-                writeln!(out, "{:>10}  layer {deleted_by} deletes what layer {layer} ships  {path}", size(bytes))?;
+                writeln!(
+                    out,
+                    "{:>10}  layer {deleted_by} deletes what layer {layer} ships  {path}",
+                    size(bytes)
+                )?;
             }
         }
         out.flush()?;
@@ -193,7 +197,8 @@ fn uuid_text(uuid: &[u8; 16]) -> String {
 }
 
 fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
-    let mut row = |name: &str, value: &str| writeln!(out, "{name:<12}{value}");
+    // Names and digests come from the image, which may be anybody's.
+    let mut row = |name: &str, value: &str| writeln!(out, "{name:<12}{}", escape(value.as_bytes()));
     row("name", inspection.name.unwrap_or("-"))?;
     row("epoch", &inspection.epoch.to_string())?;
     row("size", &format!("{} ({} bytes)", size(inspection.image_size), inspection.image_size))?;
@@ -230,7 +235,7 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
         writeln!(
             out,
             "{number:>5}  {:<19.19} {:>11} {:>11} {:>11} {:>11}",
-            line.layer.digest,
+            escape(line.layer.digest.as_bytes()),
             size(line.shipped_bytes),
             size(line.visible_bytes),
             size(line.shadowed_bytes),

@@ -12,9 +12,13 @@ pub(crate) mod verify;
 
 use std::num::NonZeroUsize;
 
-/// The number of threads asked for, or one for each processor.
+/// Threads when nobody asks for more: each takes some two MiB in a build.
+const THREADS_DEFAULT: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
+
+/// The number of threads asked for, or one for each processor up to [`THREADS_DEFAULT`].
 fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    asked.unwrap_or_else(|| processors().min(THREADS_DEFAULT))
 }
 
 /// A kernel version as it is written.

@@ -19,6 +19,7 @@ pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
     let name = || args.output.display().to_string();
     let mut source = image.sealed.io();
     let output = mkimg_mkfs::Output::create(&args.output)?;
+    output.spare(source)?;
     let mut file: &File = output.file();
     let mut copy = |from: u64, length: u64| -> Result<()> {
         source.seek(SeekFrom::Start(from))?;
@@ -29,10 +30,7 @@ pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
         Ok(())
     };
     let header = &image.header;
-    {
-        let mut file: &File = output.file();
-        file.write_all(&detached::head(header)[..]).with_context(name)?;
-    }
+    (&mut output.file()).write_all(&detached::head(header)[..]).with_context(name)?;
     let tail = header.meta_block * BLOCK_SIZE;
     copy(0, BLOCK_SIZE)?;
     copy(tail, header.image_size() - tail)?;

@@ -11,6 +11,7 @@ use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
+use crate::failure;
 use crate::image::open_file;
 use crate::output::{count, json_line, size, stdout, text_or_base64};
 use crate::progress::Bar;
@@ -59,23 +60,32 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let report = verify_image(&image, &options);
     bar.clear();
     let report = report.with_context(name)?;
-    let mut out = stdout();
-    if args.json {
-        for finding in &report.findings {
-            json_line(&mut out, &finding_line(finding))?;
-        }
-        json_line(&mut out, &summary(&report))?;
-    } else {
-        text(args, &report, &mut out)?;
-    }
-    out.flush()?;
-    Ok(ExitCode::from(if report.is_clean() {
+    let code = if report.is_clean() {
         0
     } else if report.complete {
         1
     } else {
         2
-    }))
+    };
+    match print(args, &report) {
+        // The verdict stands even if nobody reads the report.
+        Err(error) if !failure::is_broken_pipe(&error) => Err(error),
+        _ => Ok(ExitCode::from(code)),
+    }
+}
+
+fn print(args: &VerifyArgs, report: &Report) -> Result<()> {
+    let mut out = stdout();
+    if args.json {
+        for finding in &report.findings {
+            json_line(&mut out, &finding_line(finding))?;
+        }
+        json_line(&mut out, &summary(report))?;
+    } else {
+        text(args, report, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
 }
 
 fn finding_line(finding: &Finding) -> FindingLine<'_> {
@@ -129,7 +139,7 @@ fn text(args: &VerifyArgs, report: &Report, out: &mut impl Write) -> Result<()> 
             "{:<17} {:>12} {:>10}  {}",
             finding.region.word(),
             finding.offset,
-            size(finding.length),
+            if finding.length == 0 { "-".to_owned() } else { size(finding.length) },
             finding.problem,
         )?;
         let more = finding.more_paths.saturating_add(finding.paths.len() as u64).saturating_sub(1);

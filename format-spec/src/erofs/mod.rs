@@ -33,5 +33,10 @@ pub const NAME_MAX: usize = 255;
 /// Longest symbolic link target in bytes.
 pub const SYMLINK_MAX: u64 = 4095;
 
+/// Most bytes of xattrs that one inode may have, names and values together.
+///
+/// Shared entries would let a few bytes of metadata stand for megabytes; Linux itself lists at most 64 KiB of names.
+pub const XATTRS_MAX: u64 = 1 << 20;
+
 /// Largest file that has holes, in bytes: bounds the work that a few bytes of metadata can cause.
 pub const SPARSE_MAX: u64 = 1 << 40;

@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 
 use super::raw::{RawXattrEntry, RawXattrHeader, XATTR_ENTRY_LEN};
-use super::{FileSystem, Inode, escape};
+use super::{FileSystem, Inode, XATTRS_MAX, escape};
 use crate::{Error, Part, Problem, ReadAt, Result};
 
 /// One extended attribute with its full name.
@@ -77,6 +77,7 @@ impl<R: ReadAt> FileSystem<R> {
             return Err(Error::field(part, at, "h_reserved2", 1, "0"));
         }
         let mut xattrs = Vec::new();
+        let mut shared = 0_u64;
         for _ in 0..header.h_shared_count {
             let Some((id, after)) = rest.split_first_chunk::<4>() else {
                 let found = header.h_shared_count.into();
@@ -88,7 +89,18 @@ impl<R: ReadAt> FileSystem<R> {
                     "no more ids than the body holds",
                 ));
             };
-            xattrs.push(self.shared_xattr(u32::from_le_bytes(*id))?);
+            let xattr = self.shared_xattr(u32::from_le_bytes(*id))?;
+            let length =
+                u64::try_from(xattr.name.len().saturating_add(xattr.value.len())).unwrap_or(u64::MAX);
+            shared = shared.saturating_add(length);
+            if shared > XATTRS_MAX {
+                return Err(Error::corrupt(
+                    part,
+                    at,
+                    Problem::TooMany("bytes of shared xattrs in one inode"),
+                ));
+            }
+            xattrs.push(xattr);
             rest = after;
         }
         while !rest.is_empty() {

@@ -75,7 +75,6 @@ pub(super) fn check<R: ReadAt>(
         ),
         (0x0c, "blkszbits", raw.blkszbits.into(), 12),
         (0x0d, "sb_extslots", raw.sb_extslots.into(), 0),
-        (0x0e, "root_nid", raw.root_nid.get().into(), 1),
         (0x50, "feature_incompat without CHUNKED_FILE", features.into(), 0),
         (0x54, "available_compr_algs", raw.available_compr_algs.get().into(), 0),
         (0x56, "extra_devices", raw.extra_devices.get().into(), 0),
@@ -94,6 +93,11 @@ pub(super) fn check<R: ReadAt>(
         if found != expected {
             out.add(Part::Superblock, at(offset), None, format!("{name} is {found}, must be {expected}"));
         }
+    }
+    // Behind the empty slot 0, or in the next block if it does not fit there.
+    if !matches!(raw.root_nid.get(), 1 | 128) {
+        let problem = format!("root_nid is {}, must be 1 or 128", raw.root_nid.get());
+        out.add(Part::Superblock, at(0x0e), None, problem);
     }
     let label = raw.volume_name.iter().position(|byte| *byte == 0);
     let padding = label.and_then(|end| raw.volume_name.get(end..));

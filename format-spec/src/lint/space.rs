@@ -91,7 +91,14 @@ impl Lint<'_> {
                     format!("{} bytes overlap what stands before", cursor.min(stop).saturating_sub(start));
                 self.out.add_late(kind.part(), start, owner, problem);
             } else {
-                self.check_gap(fs, cursor, start, "metadata")?;
+                // A root that does not fit behind slot 0 leaves the first block empty.
+                let from = if cursor == first && start == first.saturating_add(BLOCK_SIZE) {
+                    first.saturating_add(SLOT)
+                } else {
+                    cursor
+                };
+                self.check_gap(fs, cursor, from, "metadata")?;
+                self.check_gap(fs, from, start, "metadata")?;
             }
             cursor = cursor.max(stop);
         }
