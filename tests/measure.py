@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,15 +20,25 @@ MKIMG = os.environ.get("MKIMG_BIN", str(HERE.parent / "target/release/mkimg"))
 IMAGES = Path(os.environ.get("MKIMG_IMAGES", HERE.parent / "target/images"))
 
 
+# The peak memory of a child starts with that of the process it was forked from, so a small one does it.
+CHILD = """
+import json, os, sys, time
+start = time.monotonic()
+quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+wall = time.monotonic() - start
+print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
+
+
 def run(argv):
     """Wall seconds, processor seconds and peak KiB of one command."""
-    start = time.monotonic()
-    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)])
-    _, status, usage = os.wait4(pid, 0)
-    if os.waitstatus_to_exitcode(status):
+    done = subprocess.run([sys.executable, "-S", "-E", "-c", CHILD, *argv], capture_output=True, check=True)
+    code, *figures = json.loads(done.stdout)
+    if code:
         raise SystemExit("failed: " + " ".join(argv))
-    return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+    return figures
 
 
 def big_layout(folder):

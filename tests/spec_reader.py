@@ -7,8 +7,8 @@ Checks header, superblock, trailer, verity superblock and the whole hash tree of
 file system, and prints one JSON object a line for each path, as `mkimg ls --json` does. With --seal the records of the
 seal are compared with the file system as well. What breaks a rule of the page ends the run with status 1.
 
-Numbers in brackets are sections of SPEC.md. Only the standard library is needed; it has no BLAKE3, so BLAKE3 digests and
-the UUID that is derived from them stay unchecked.
+Numbers in brackets are sections of SPEC.md. Only the standard library is needed; it has no BLAKE3, so BLAKE3 digests
+and the UUID that is derived from them stay unchecked.
 """
 
 import argparse
@@ -116,8 +116,8 @@ class Image:
 
     def read_header(self):
         raw = self.read(0, 512)
-        (magic, version, length, self.data_blocks, image_size, self.meta_block, meta_blocks, self.seal_block, seal_blocks,
-         fec_blocks, fec_roots) = struct.unpack_from("<8sIIQQQQQQQI", raw)
+        (magic, version, length, self.data_blocks, image_size, self.meta_block, meta_blocks, self.seal_block,
+         seal_blocks, fec_blocks, fec_roots) = struct.unpack_from("<8sIIQQQQQQQI", raw)
         rule(magic == b"mkimg\r\n\x1a", "magic of the header")
         rule(struct.unpack_from("<I", raw, 508)[0] == zlib.crc32(raw[:508]), "CRC-32 of the header")
         rule(version == 1 and length == 512, "version or length of the header")
@@ -144,8 +144,9 @@ class Image:
 
     def check_tree(self):
         """Hashes every block there is [7]."""
-        expected = struct.pack("<8sII16s32sIIQH", b"verity", 1, 1, as_uuid(self.root_hash[:16]), b"sha256", BLOCK, BLOCK,
-                               self.data_blocks, 0).ljust(BLOCK, b"\0")
+        uuid = as_uuid(self.root_hash[:16])
+        expected = struct.pack("<8sII16s32sIIQ", b"verity", 1, 1, uuid, b"sha256", BLOCK, BLOCK, self.data_blocks)
+        expected = expected.ljust(BLOCK, b"\0")
         rule(self.read(self.hash_offset, BLOCK) == expected, "verity superblock")
         stored, at = [], self.hash_offset + BLOCK
         for blocks in reversed(self.level_blocks):
@@ -188,9 +189,9 @@ class FileSystem:
         rule((compat, bits, slots) == (3, 12, 0) and incompat in (0, 4), "features or block size")
         rule(not any(block[512:1024] + block[1024 + 0x54:]), "bytes of block 0 that are zero")
         rule(blocks == image.data_blocks and meta == image.meta_block, "superblock and header disagree")
-        rule(epoch >= 0 and nsec < 10**9, "epoch")
+        rule(epoch >= 0 and nsec < 10**9 and self.root in (1, 128), "epoch or root_nid")
         rule(label.endswith(b"\0") and not any(label[label.index(b"\0"):]), "volume_name")
-        self.epoch, self.features = (epoch, nsec), incompat
+        self.epoch, self.features, self.label = (epoch, nsec), incompat, label.rstrip(b"\0")
         self.meta, self.end = meta * BLOCK, image.seal_block * BLOCK
         self.pool, self.pool_used = xattr * BLOCK, {}
         rule(self.meta < self.pool <= self.end, "xattr_blkaddr")
@@ -261,7 +262,7 @@ class FileSystem:
             rdev = [i_u >> 8 & 0xFFF, i_u & 0xFF | i_u >> 12 & 0xFFF00]
         else:
             rule(i_u == 0, what + "i_u")
-        rule(start // BLOCK == (end - 1) // BLOCK or start % BLOCK == 0 and end - start > BLOCK, what + "crosses a block")
+        rule(start // BLOCK == (end - 1) // BLOCK or start % BLOCK == 0, what + "crosses a block")
         self.claim(start, end)
         self.inodes[nid] = inode = Inode(nid, start, end, kind, mode & 0o7777, nlink, size, (sec, nsec), rdev, uid, gid,
                                          xattr_at, xattr_len, layout, first, tail, chunks, chunk)
@@ -277,7 +278,8 @@ class FileSystem:
         known = self.runs.setdefault(block, (blocks, whole))
         rule(known == (blocks, whole), f"block {block} is shared in part")
         if self.image.cut is None and length % BLOCK:
-            rule(not any(self.image.read(block * BLOCK + length, -length % BLOCK)), f"slack of block {block + blocks - 1}")
+            slack = self.image.read(block * BLOCK + length, -length % BLOCK)
+            rule(not any(slack), f"slack of block {block + blocks - 1}")
 
     def pieces(self, inode):
         """Content of an inode in order [4.3]."""
@@ -403,7 +405,8 @@ class FileSystem:
         at = self.meta
         for start, end in sorted(self.used) + pool + [(self.end, self.end)]:
             rule(start >= at, f"overlap at {start}")
-            rule(not any(self.image.read(at, start - at)), f"bytes without owner at {at}")
+            whole = start - at >= BLOCK and (at, self.root) != (self.meta, 128)
+            rule(not whole and not any(self.image.read(at, start - at)), f"bytes without owner at {at}")
             at = end
         block = 1
         for start, (blocks, _) in sorted(self.runs.items()):
@@ -451,7 +454,8 @@ class Seal:
                 rule(index < len(contents), f"inode {nid}: content")
                 place = inode.map or inode.first
                 rule(places.setdefault(index, place) == place, f"content {index} has two places")
-                rule(contents[index][1:] == (self.digest(inode), inode.size, 0), f"inode {nid}: fs-verity digest or size")
+                expected = self.digest(inode), inode.size, 0
+                rule(contents[index][1:] == expected, f"inode {nid}: fs-verity digest or size")
                 visible[layer][0] += inode.size
                 visible[layer][1] += 1
         rule(len(places) == len(contents), "content without a file")
@@ -459,8 +463,8 @@ class Seal:
         for index, (layer, seen) in enumerate(zip(layers, visible)):
             rule([layer[1], layer[5]] == seen, f"layer {index}: visible")
             rule(layer[0] == sum(layer[1:4]) and layer[4] == sum(layer[5:]), f"layer {index}: sums")
-        return f"seal: {len(layers)} layers, {len(records)} inodes, {len(contents)} contents agree with the file system; " \
-               "BLAKE3 not checked, it is not in the standard library"
+        return (f"seal: {len(layers)} layers, {len(records)} inodes, {len(contents)} contents agree with the file "
+                "system; BLAKE3 not checked, it is not in the standard library")
 
     def digest(self, inode):
         """fs-verity digest from the leaves of the tree, file data is not read again [8]."""
@@ -471,7 +475,8 @@ class Seal:
             chunk = inode.chunk
         for index, address in enumerate(pieces):
             blocks = ceil(min(chunk, inode.size - index * chunk), BLOCK)
-            leaves.append(ZERO_LEAF * blocks if address == NONE else self.image.leaves[32 * address:32 * (address + blocks)])
+            stored = self.image.leaves[32 * address:32 * (address + blocks)]
+            leaves.append(ZERO_LEAF * blocks if address == NONE else stored)
         return fsverity(inode.size, b"".join(leaves))
 
     def check_deleted(self, layers):
@@ -514,6 +519,8 @@ class Seal:
         rule(source["kind"] in ("oci", "docker", "tar", "dir"), "statement: kind")
         rule(statement["format"] == 1 and statement["epoch"] >= 0, "statement: format or epoch")
         rule(all(isinstance(value, str) for value in statement["options"].values()), "statement: options")
+        label = statement.get("name", "").encode()[:15].decode(errors="ignore")
+        rule(self.fs.label == label.encode(), "volume_name is not the name of the statement")
         chain = None
         for layer in statement["layers"]:
             has(layer, {"chain_id", "diff_id", "digest", "size"}, {"media_type"})

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
-    /// Unmount what `mkimg mount` has mounted.
+    /// Unmount an image.
     Umount(UmountArgs),
     /// List the mounted images.
     Mounts(MountsArgs),
@@ -153,7 +153,8 @@ Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
 
-The printed line says which guarantee holds. Structure is checked before the kernel parses it.")]
+The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
+nodes of the image cannot be opened through the mount (nodev); containers bring their own /dev.")]
 pub(crate) struct MountArgs {
     /// The image file.
     pub image: PathBuf,

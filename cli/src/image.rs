@@ -10,16 +10,18 @@ use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
 
+use crate::output::show;
+
 /// `O_NONBLOCK` of Linux: an open must not wait for the other end of a fifo.
 const O_NONBLOCK: i32 = 0o4000;
 
 /// Opens a regular file or block device for reading.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
-    let name = || path.display().to_string();
+    let name = || show(path);
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).with_context(name)?;
     let kind = file.metadata().with_context(name)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
-        bail!("{}: is no regular file and no block device", path.display());
+        bail!("{}: is no regular file and no block device", show(path));
     }
     Ok(file)
 }
@@ -33,7 +35,7 @@ pub(crate) struct Image {
 impl Image {
     /// Opens an image.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let name = || path.display().to_string();
+        let name = || show(path);
         let sealed = Sealed::open(open_file(path)?).with_context(name)?;
         let header = Header::read(&sealed).with_context(name)?;
         Ok(Self { sealed, header })

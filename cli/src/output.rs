@@ -1,10 +1,13 @@
 //! Text for people and machines.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use mkimg_format::erofs::escape;
 use serde::Serialize;
 
 /// Standard output, whose errors say so.
@@ -52,6 +55,11 @@ pub(crate) fn text_and_base64(bytes: &[u8]) -> (Option<String>, Option<String>) 
         Ok(text) => (Some(text), None),
         Err(encoded) => (None, Some(encoded)),
     }
+}
+
+/// A path of this machine, on one line whatever it holds.
+pub(crate) fn show(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
 }
 
 /// A number of bytes for people.

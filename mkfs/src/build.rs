@@ -239,8 +239,8 @@ fn emit(
     let root_hash = std::thread::scope(|scope| {
         let leaves = |leaf: &Sha256| fsverity.borrow_mut().push(leaf);
         let (data_blocks, tree) = (header.data_blocks, header.tree_offset());
-        let (mut image, _workers) =
-            ImageWriter::start(scope, output.file(), data_blocks, tree, options.threads, leaves);
+        let mut image = ImageWriter::start(scope, output.file(), data_blocks, tree, options.threads, leaves)
+            .map_err(|source| Error::Thread { source })?;
         image.write_all(&block0[..]).map_err(failed)?;
         copy_contents(opened, flat, plan, output, &mut image, progress)?;
         expect_position(&image, header.meta_block)?;
@@ -346,7 +346,7 @@ fn copy_contents(
                     let Place::Tar(offset) = data.place else { continue };
                     let changed = || Error::Changed {
                         origin: origin(),
-                        path: format!("data at {offset}").into_bytes(),
+                        path: flat.path_of_file(content.layer, content.file),
                     };
                     let unreadable = |source| Error::Tar {
                         layer: number,

@@ -49,6 +49,12 @@ pub enum Error {
         /// Path or member.
         path: Vec<u8>,
     },
+    /// The system refuses a thread.
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        /// What the system says.
+        source: io::Error,
+    },
     /// More of something than an image can hold.
     #[error("{what}: {found}, at most {limit}")]
     Limit {
@@ -122,6 +128,14 @@ pub enum Problem {
         /// Its length.
         found: u64,
         /// What fits.
+        limit: u64,
+    },
+    /// Names and link targets that would fill the memory.
+    #[error("names and link targets of the layer have {found} bytes, at most {limit} for so many entries")]
+    Names {
+        /// Their length so far.
+        found: u64,
+        /// What is allowed.
         limit: u64,
     },
     /// Sparse files that expand beyond all measure.

@@ -37,6 +37,23 @@ impl Flat {
     pub(crate) fn file(&self, layer: u32, index: u32) -> Option<&FileData> {
         self.layers.get(layer as usize)?.files.get(index as usize)
     }
+
+    /// A path of the file with an index in a layer, for messages: looks at the whole tree.
+    pub(crate) fn path_of_file(&self, layer: u32, index: u32) -> Vec<u8> {
+        let dirs = (0_u32..)
+            .take(self.tree.slots())
+            .map(InodeId)
+            .filter_map(|id| Some((id, self.tree.inode(id).dir()?)));
+        for (id, dir) in dirs {
+            for (name, child) in &dir.names {
+                let inode = self.tree.inode(*child);
+                if inode.layer == layer && matches!(inode.node, Node::File(file) if file == index) {
+                    return [&self.tree.path_of(id)[..], b"/", name].concat();
+                }
+            }
+        }
+        Vec::new()
+    }
 }
 
 /// Applies layers to a tree.

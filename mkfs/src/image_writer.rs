@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::Scope;
 
 use mkimg_format::merkle::{Builder, hash_block};
 use mkimg_format::verity::{Level, levels};
@@ -54,17 +54,16 @@ impl<'f> ImageWriter<'f> {
         tree_offset: u64,
         threads: NonZeroUsize,
         leaves: impl FnMut(&Sha256) + 'f,
-    ) -> (Self, Vec<ScopedJoinHandle<'scope, ()>>) {
+    ) -> io::Result<Self> {
         let pending_max = threads.get() * 2;
         let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
         let queue = Arc::new(Mutex::new(queue));
-        let workers = (0..threads.get())
-            .map(|_| {
-                let queue = Arc::clone(&queue);
-                scope.spawn(move || work(file, &queue))
-            })
-            .collect();
-        let writer = Self {
+        for _ in 0..threads.get() {
+            let queue = Arc::clone(&queue);
+            // The workers end when the writer, and with it the sending end of the queue, is gone.
+            std::thread::Builder::new().spawn_scoped(scope, move || work(file, &queue))?;
+        }
+        Ok(Self {
             file,
             jobs,
             pending: VecDeque::with_capacity(pending_max),
@@ -75,8 +74,7 @@ impl<'f> ImageWriter<'f> {
             tree: Builder::new(),
             levels: levels(data_blocks, tree_offset),
             leaves: Box::new(leaves),
-        };
-        (writer, workers)
+        })
     }
 
     /// Bytes written so far.

@@ -20,6 +20,14 @@ const HOLES_MAX: u64 = 64 << 30;
 /// Entries of one layer.
 const ENTRIES_MAX: usize = 1 << 27;
 
+/// Bytes of names and link targets in one layer: so many in any case, and so many more for each entry. Real layers
+/// have some 100 an entry.
+const TEXT_BASE: u64 = 64 << 20;
+const TEXT_EACH: u64 = 1000;
+
+/// Bytes of the names of all xattrs of one file: what Linux can list (`XATTR_LIST_MAX`).
+const XATTR_NAMES_MAX: usize = 64 << 10;
+
 /// Warnings that one layer may cause.
 const WARNINGS_MAX: usize = 100;
 
@@ -45,7 +53,7 @@ pub(crate) fn scan_layers(
         for _ in 0..threads.get().min(layers.len()) {
             let send = send.clone();
             let (next, holes) = (&next, &holes);
-            scope.spawn(move || {
+            let scanner = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(layer) = layers.get(index) else { return };
@@ -55,7 +63,11 @@ pub(crate) fn scan_layers(
                         return;
                     }
                 }
-            });
+            };
+            std::thread::Builder::new().spawn_scoped(scope, scanner).map_err(|source| {
+                next.store(layers.len(), Ordering::Relaxed);
+                Error::Thread { source }
+            })?;
         }
         drop(send);
         let mut waiting = HashMap::new();
@@ -227,12 +239,10 @@ impl Scanner {
 
     /// Keeps a text of an entry.
     pub(crate) fn keep(&mut self, text: &[u8]) -> Result<crate::entry::Span> {
-        let found = self.scan.text.len() as u64;
-        self.scan.keep(text).ok_or(Error::Limit {
-            what: "bytes of names in one layer",
-            found,
-            limit: u32::MAX.into(),
-        })
+        let found = self.scan.text.len() as u64 + text.len() as u64;
+        let limit = TEXT_BASE + TEXT_EACH * self.scan.entries.len() as u64;
+        let kept = if found > limit { None } else { self.scan.keep(text) };
+        kept.ok_or_else(|| self.fail(text, Problem::Names { found, limit }))
     }
 
     /// Keeps the xattrs of an entry, but for those of overlayfs.
@@ -257,6 +267,12 @@ impl Scanner {
                 }
             }
             kept.push((name.into_boxed_slice(), value.into_boxed_slice()));
+        }
+        let names: usize = kept.iter().map(|(name, _): &XattrPair| name.len() + 1).sum();
+        if names > XATTR_NAMES_MAX {
+            let what = "names of all xattrs together".to_owned();
+            let problem = Problem::Xattr { what, found: names as u64, limit: XATTR_NAMES_MAX as u64 };
+            return Err(self.fail(path, problem));
         }
         kept.sort_unstable();
         let kept: Arc<[XattrPair]> = Arc::from(kept);

@@ -30,11 +30,12 @@ pub fn check_image(
             .map_err(|error| error.to_string())?;
         if !report.is_clean() {
             let first = report.findings.first().map_or_else(String::new, |finding| {
-                let place = finding.paths.first().map_or_else(String::new, |path| format!(" ({})", escape(path)));
+                let place =
+                    finding.paths.first().map_or_else(String::new, |path| format!(" ({})", escape(path)));
                 format!(": {} at byte {}{place}: {}", finding.region, finding.offset, finding.problem)
             });
-            let count = report.findings.len();
-            return Err(format!("the audit has {count} findings{first}; see mkimg verify"));
+            let (count, s) = (report.findings.len(), if report.findings.len() == 1 { "" } else { "s" });
+            return Err(format!("the audit has {count} finding{s}{first}; see mkimg verify"));
         }
         // An audit that is clean has read these already; they are small.
     }

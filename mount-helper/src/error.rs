@@ -147,7 +147,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The mount at the target is not one of ours.
-    #[error("target {}: mounted {fstype} from {source_name}, not an image; use force to unmount it", path.display())]
+    #[error("target {}: mounted {fstype} from {source_name}, not an image; umount(8) unmounts anything", path.display())]
     NotOurs {
         /// The target.
         path: PathBuf,

@@ -10,7 +10,7 @@ use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
 use crate::args::{BuildArgs, Compress};
-use crate::output::{count, json_line, size, stdout};
+use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     if args.json {
         json_line(&mut out, &outcome(args, &built))?;
     } else {
-        writeln!(out, "{}: {}", args.output.display(), size(built.image_size))?;
+        writeln!(out, "{}: {}", show(&args.output), size(built.image_size))?;
         writeln!(
             out,
             "{}, {}; {} of {} shipped are visible",

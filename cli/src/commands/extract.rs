@@ -5,24 +5,27 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use mkimg_extract::{Options, Owners, extract, sealed};
 use mkimg_format::erofs::escape;
 
 use crate::args::ExtractArgs;
 use crate::image::Image;
-use crate::output::{count, size, stdout};
+use crate::output::{count, show, size, stdout};
 use crate::progress::Bar;
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     let image = Image::open(&args.image)?;
+    if image.sealed.is_detached() {
+        bail!("{}: a detached seal holds no file data", show(&args.image));
+    }
     let fs = image.file_system()?;
     let seal = image.seal()?;
     let digests = sealed(&seal);
     let bar = Bar::new();
     let done = Cell::new(0);
     let total = image.header.hash_offset();
-    let show = |bytes: u64| {
+    let advance = |bytes: u64| {
         done.set(done.get() + bytes);
         bar.show("write", done.get(), total.max(done.get()));
     };
@@ -30,7 +33,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
         owners: if args.no_owner { Owners::Skip } else { Owners::Auto },
         paths: args.path.iter().map(|path| path.as_bytes().to_vec()).collect(),
         into_existing: false,
-        progress: Some(&show),
+        progress: Some(&advance),
     };
     let summary = extract(&fs, Some(&digests), &args.target, &options);
     bar.clear();
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     writeln!(
         out,
         "{}: {}, {}, {}, {}",
-        args.target.display(),
+        show(&args.target),
         count(summary.files, "file"),
         if summary.dirs == 1 { "1 directory".to_owned() } else { format!("{} directories", summary.dirs) },
         count(summary.symlinks, "symbolic link"),

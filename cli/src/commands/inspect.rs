@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::InspectArgs;
 use crate::image::Image;
-use crate::output::{count, json_line, size, stdout, text_and_base64};
+use crate::output::{count, json_line, show, size, stdout, text_and_base64};
 
 #[derive(Serialize)]
 struct Inspection<'a> {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     };
     if let Some((section, name)) = document {
         let Some(bytes) = seal.document(section)? else {
-            bail!("{}: its source had no {name}", args.image.image.display());
+            bail!("{}: its source had no {name}", show(&args.image.image));
         };
         out.write_all(&bytes)?;
         out.flush()?;

@@ -12,7 +12,7 @@ use mkimg_mount::{
 use serde::Serialize;
 
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
-use crate::output::{json_line, stdout};
+use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
 
 #[derive(Serialize)]
@@ -45,8 +45,8 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     };
     let threads = super::threads(None);
     let bar = Bar::new();
-    let show = |done, total| bar.show("check", done, total);
-    let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&show));
+    let advance = |done, total| bar.show("check", done, total);
+    let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&advance));
     let mounted = mkimg_mount::mount(&request, &mut check);
     bar.clear();
     let mounted = mounted?;
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
         };
         json_line(&mut out, &outcome)?;
     } else {
-        writeln!(out, "{}: {}", mounted.target.display(), mounted.how)?;
+        writeln!(out, "{}: {}", show(&mounted.target), mounted.how)?;
         writeln!(out, "{}", mounted.guarantee)?;
     }
     out.flush()?;
@@ -105,9 +105,10 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             json_line(&mut out, &line)?;
         } else {
             let mode = if line.read_only { "ro" } else { "rw" };
-            write!(out, "{} on {} ({}, {mode}", line.image, line.target, line.device)?;
-            if let Some(upper) = &line.upper {
-                write!(out, ", upper {upper}")?;
+            let (image, target) = (show(&mount.image), show(&mount.target));
+            write!(out, "{image} on {target} ({}, {mode}", line.device)?;
+            if let Some(upper) = &mount.upper {
+                write!(out, ", upper {}", show(upper))?;
             }
             writeln!(out, ")")?;
         }

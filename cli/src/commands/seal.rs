@@ -9,14 +9,14 @@ use mkimg_format::{BLOCK_SIZE, detached};
 
 use crate::args::SealArgs;
 use crate::image::Image;
-use crate::output::{size, stdout};
+use crate::output::{show, size, stdout};
 
 pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
     let image = Image::open(&args.image)?;
     if image.sealed.is_detached() {
-        bail!("{}: is a detached seal already", args.image.display());
+        bail!("{}: is a detached seal already", show(&args.image));
     }
-    let name = || args.output.display().to_string();
+    let name = || show(&args.output);
     let mut source = image.sealed.io();
     let output = mkimg_mkfs::Output::create(&args.output)?;
     output.spare(source)?;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
         source.seek(SeekFrom::Start(from))?;
         let copied = std::io::copy(&mut std::io::Read::take(source, length), &mut file).with_context(name)?;
         if copied < length {
-            bail!("{}: ends at byte {}, should have {}", args.image.display(), from + copied, from + length);
+            bail!("{}: ends at byte {}, should have {}", show(&args.image), from + copied, from + length);
         }
         Ok(())
     };
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
     writeln!(
         out,
         "{}: {}, {}.{} % of the image",
-        args.output.display(),
+        show(&args.output),
         size(length),
         per_mille / 10,
         per_mille % 10

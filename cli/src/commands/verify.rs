@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::VerifyArgs;
 use crate::failure;
 use crate::image::open_file;
-use crate::output::{count, json_line, size, stdout, text_or_base64};
+use crate::output::{count, json_line, show, size, stdout, text_or_base64};
 use crate::progress::Bar;
 
 #[derive(Serialize)]
@@ -50,12 +50,15 @@ struct Summary {
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let path = &args.image.image;
-    let name = || path.display().to_string();
+    let name = || show(path);
     let image = Sealed::open(open_file(path)?).with_context(name)?;
     let bar = Bar::new();
-    let show = |done, total| bar.show("check", done, total);
-    let options =
-        Options { root_hash: args.root_hash, threads: super::threads(args.threads), progress: Some(&show) };
+    let advance = |done, total| bar.show("check", done, total);
+    let options = Options {
+        root_hash: args.root_hash,
+        threads: super::threads(args.threads),
+        progress: Some(&advance),
+    };
     // A file whose detached head is broken is audited as the image that it may be.
     let report = verify_image(&image, &options);
     bar.clear();
@@ -127,7 +130,7 @@ fn findings(report: &Report) -> u64 {
 }
 
 fn text(args: &VerifyArgs, report: &Report, out: &mut impl Write) -> Result<()> {
-    let path = args.image.image.display();
+    let path = show(&args.image.image);
     if report.anchored {
         writeln!(out, "{path}: checked against the given root hash")?;
     } else {

@@ -66,6 +66,11 @@ impl<R: ReadAt> FileSystem<R> {
         let offset = self.inode_offset(nid);
         let mut bytes = [0; 64];
         let left = self.superblock.length().saturating_sub(offset);
+        if left < SLOT {
+            let limit = self.superblock.length();
+            let problem = Problem::OutOfBounds { start: offset, length: SLOT, limit };
+            return Err(Error::corrupt(Part::Inode, offset, problem));
+        }
         let length = usize::try_from(left.min(64)).unwrap_or(0);
         let bytes = &mut bytes[..length];
         self.read(Part::Inode, bytes, offset)?;

@@ -20,7 +20,8 @@ fn main() -> ExitCode {
     }
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let root_hash = args.options.root_hash;
-    let mut check = |file: &std::fs::File, policy: VerityPolicy| check_image(file, policy, root_hash, threads, None);
+    let mut check =
+        |file: &std::fs::File, policy: VerityPolicy| check_image(file, policy, root_hash, threads, None);
     match mount(&args.request(), &mut check) {
         Ok(mounted) => {
             if args.verbose {
