@@ -109,6 +109,8 @@ pub(crate) enum Place {
 /// All entries of one layer, in little memory: texts stand side by side in one buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
+    /// Number of the layer from 1, or 0 for a source directory, where no name is a marker.
+    pub number: usize,
     pub text: Vec<u8>,
     pub entries: Vec<Entry>,
     pub files: Vec<FileData>,

@@ -24,9 +24,9 @@ pub enum Error {
         source: Box<crate::tar::Error>,
     },
     /// An entry of a layer that makes no sense in the tree.
-    #[error("layer {layer}: {}: {problem}", escape(path))]
+    #[error("{}: {}: {problem}", origin(*layer), escape(path))]
     Entry {
-        /// Counted from 1, the lowest.
+        /// Counted from 1, the lowest; 0 for a source directory.
         layer: usize,
         /// As in the archive.
         path: Vec<u8>,
@@ -77,6 +77,11 @@ pub enum Error {
     },
 }
 
+/// What messages call a layer.
+pub(crate) fn origin(layer: usize) -> String {
+    if layer == 0 { "source directory".to_owned() } else { format!("layer {layer}") }
+}
+
 /// A rule that an entry breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -99,9 +104,9 @@ pub enum Problem {
         limit: u32,
     },
     /// An image whose paths lead through too many symbolic links in all.
-    #[error("paths lead through symbolic links with more than {limit} names in all")]
+    #[error("paths lead through more than {limit} bytes of symbolic links in all")]
     SymlinkWork {
-        /// How many names are followed.
+        /// How many bytes of targets are followed.
         limit: u64,
     },
     /// A hard link to nothing.

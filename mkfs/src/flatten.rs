@@ -82,7 +82,9 @@ impl Flattener {
     /// # Errors
     /// The first entry that breaks a rule.
     pub(crate) fn apply(&mut self, mut scan: Scan) -> Result<()> {
-        let number = self.flat.layers.len() + 1;
+        let number = scan.number;
+        // In a directory of this machine a name is a name, whatever it looks like.
+        let has_markers = number > 0;
         let layer = u32::try_from(self.flat.layers.len()).unwrap_or(NO_LAYER);
         let sets = self.intern(std::mem::take(&mut scan.xattrs));
         let mut shipped = LayerWaste::default();
@@ -101,13 +103,22 @@ impl Flattener {
             problem,
         };
 
-        self.hide(layer, &text, &entries).map_err(|(span, problem)| fail(span, problem))?;
+        if has_markers {
+            self.hide(layer, &text, &entries).map_err(|(span, problem)| fail(span, problem))?;
+        }
         for entry in &entries {
             let attributes = crate::entry::Attributes {
                 xattrs: sets.get(entry.attributes.xattrs.0 as usize).copied().unwrap_or_default(),
                 ..entry.attributes
             };
-            self.place(layer, &text, &Entry { attributes, ..*entry })
+            let path =
+                EntryPath::parse(text_at(&text, entry.path)).map_err(|problem| fail(entry.path, problem))?;
+            if has_markers && Marker::of(&path).map_err(|problem| fail(entry.path, problem))? != Marker::None
+            {
+                self.forget(layer, entry.node);
+                continue;
+            }
+            self.place(layer, &text, path, &Entry { attributes, ..*entry })
                 .map_err(|problem| fail(entry.path, problem))?;
         }
         if keeps_text && let Some(files) = self.flat.layers.last_mut() {
@@ -189,20 +200,14 @@ impl Flattener {
         });
     }
 
-    /// Applies one entry.
-    fn place(&mut self, layer: u32, text: &[u8], entry: &Entry) -> std::result::Result<(), Problem> {
-        let path = EntryPath::parse(text_at(text, entry.path))?;
-        match Marker::of(&path)? {
-            Marker::None => {}
-            Marker::Dropped => {
-                self.forget(layer, entry.node);
-                return Ok(());
-            }
-            Marker::Whiteout(_) | Marker::Opaque => {
-                self.forget(layer, entry.node);
-                return Ok(());
-            }
-        }
+    /// Applies one entry that is no marker.
+    fn place(
+        &mut self,
+        layer: u32,
+        text: &[u8],
+        path: EntryPath<'_>,
+        entry: &Entry,
+    ) -> std::result::Result<(), Problem> {
         let Some(name) = path.name else {
             if !matches!(entry.node, EntryNode::Dir) {
                 return Err(Problem::Root);

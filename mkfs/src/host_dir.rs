@@ -33,7 +33,11 @@ pub(crate) struct HostDir {
 
 /// Number of the mount that something is on (Linux 5.8).
 fn mount_of(fd: impl AsFd) -> rustix::io::Result<u64> {
-    Ok(rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(Errno::NOSYS);
+    }
+    Ok(stat.stx_mnt_id)
 }
 
 impl HostDir {
@@ -78,7 +82,7 @@ impl HostDir {
         let mut walk = Walk {
             dir: self,
             output,
-            scanner: Scanner::new(1),
+            scanner: Scanner::new(0),
             links: HashMap::new(),
             buffer: vec![0; 256 << 10],
             progress,

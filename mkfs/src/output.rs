@@ -50,7 +50,8 @@ impl Output {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        let mode = Mode::from_raw_mode(0o644);
+        // What replaces a file gets its permissions at the end, and is not for others before.
+        let mode = Mode::from_raw_mode(if existing.is_some() { 0o600 } else { 0o644 });
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let (file, temporary) = match rustix::fs::open(&directory, flags | OFlags::TMPFILE, mode) {
             Ok(file) => (file, None),

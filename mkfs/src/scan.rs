@@ -10,7 +10,7 @@ use mkimg_format::erofs::{Timestamp, XattrClass, escape};
 use mkimg_oci::{Layer, LayerSummary};
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, XattrPair, XattrSet};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, Result, origin};
 use crate::progress::Progress;
 use crate::tar;
 
@@ -207,9 +207,10 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
+    /// For the layer with this number, or 0 for a source directory.
     pub(crate) fn new(number: usize) -> Self {
         let empty: Arc<[XattrPair]> = Arc::from([]);
-        let scan = Scan { xattrs: vec![Arc::clone(&empty)], ..Scan::default() };
+        let scan = Scan { number, xattrs: vec![Arc::clone(&empty)], ..Scan::default() };
         Self { number, scan, sets: HashMap::from([(empty, XattrSet(0))]) }
     }
 
@@ -221,9 +222,9 @@ impl Scanner {
     pub(crate) fn warn(&mut self, path: &[u8], what: &str) {
         let count = self.scan.warnings.len();
         if count < WARNINGS_MAX {
-            self.scan.warnings.push(format!("layer {}: {}: {what}", self.number, escape(path)));
+            self.scan.warnings.push(format!("{}: {}: {what}", origin(self.number), escape(path)));
         } else if count == WARNINGS_MAX {
-            self.scan.warnings.push(format!("layer {}: more warnings are left out", self.number));
+            self.scan.warnings.push(format!("{}: more warnings are left out", origin(self.number)));
         }
     }
 

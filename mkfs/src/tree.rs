@@ -15,10 +15,10 @@ pub(crate) const NO_LAYER: u32 = u32::MAX;
 /// Symbolic links that are followed on the way to one path.
 const SYMLINKS_MAX: u32 = 255;
 
-/// Names in targets of symbolic links that are followed in a whole image.
+/// Bytes of targets of symbolic links that are followed in a whole image.
 ///
-/// Real images follow a handful for each entry; a layer of links with long targets could ask for thousands.
-const FOLLOWED_MAX: u64 = 1 << 26;
+/// Real images follow some ten for each entry; a layer of links with long targets could ask for a million.
+const FOLLOWED_MAX: u64 = 1 << 30;
 
 /// Index of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,7 +96,7 @@ pub(crate) struct Reached {
 pub(crate) struct Tree {
     inodes: Vec<Inode>,
     free: Vec<InodeId>,
-    /// Names in targets of symbolic links that were followed so far.
+    /// Bytes of targets of symbolic links that were followed so far.
     followed: Cell<u64>,
 }
 
@@ -188,9 +188,8 @@ impl Tree {
                     if target.first() == Some(&b'/') {
                         dir = ROOT;
                     }
-                    let before = ahead.len();
                     ahead.extend(components(target).rev());
-                    self.followed.set(self.followed.get() + (ahead.len() - before) as u64);
+                    self.followed.set(self.followed.get() + target.len() as u64);
                     if self.followed.get() > FOLLOWED_MAX {
                         return Err(Problem::SymlinkWork { limit: FOLLOWED_MAX });
                     }
