@@ -143,10 +143,12 @@ pub enum Problem {
         /// What is allowed.
         limit: u64,
     },
-    /// Sparse files that expand beyond all measure.
-    #[error("holes of sparse files add up to {found} bytes, at most {limit}")]
-    Holes {
-        /// Their sum so far.
+    /// Sparse files beyond all measure.
+    #[error("sparse files of the image have {found} {what} in all, at most {limit}")]
+    Sparse {
+        /// Of what.
+        what: &'static str,
+        /// How many so far.
         found: u64,
         /// What is allowed.
         limit: u64,

@@ -17,6 +17,9 @@ use crate::tar;
 /// Zeros that sparse files of one image may expand to. They cost no space, but every one is hashed.
 const HOLES_MAX: u64 = 64 << 30;
 
+/// Stored parts of all sparse files of one image. They are kept in memory, 16 bytes each.
+const SEGMENTS_MAX: u64 = 4 << 20;
+
 /// Entries of one layer.
 const ENTRIES_MAX: usize = 1 << 27;
 
@@ -47,17 +50,17 @@ pub(crate) fn scan_layers(
     mut take: impl FnMut(usize, LayerSummary, Scan) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let holes = AtomicU64::new(0);
+    let sparse = SparseTotal::default();
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         for _ in 0..threads.get().min(layers.len()) {
             let send = send.clone();
-            let (next, holes) = (&next, &holes);
+            let (next, sparse) = (&next, &sparse);
             let scanner = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(layer) = layers.get(index) else { return };
-                    let result = scan_layer(layer, holes, progress);
+                    let result = scan_layer(layer, sparse, progress);
                     // The receiver is gone after an error: nothing more to do.
                     if send.send((index, result)).is_err() {
                         return;
@@ -90,10 +93,36 @@ pub(crate) fn scan_layers(
     })
 }
 
+/// What the sparse files of all layers ask for.
+#[derive(Default)]
+struct SparseTotal {
+    /// Bytes of holes.
+    holes: AtomicU64,
+    /// Stored parts.
+    segments: AtomicU64,
+}
+
+impl SparseTotal {
+    /// Adds a file. It has at most 2^40 bytes and a million parts: there is no overflow.
+    fn add(&self, entry: &tar::Entry) -> std::result::Result<(), Problem> {
+        let segments = entry.sparse.as_ref().map_or(0, Vec::len) as u64;
+        for (what, total, more, limit) in [
+            ("bytes in holes", &self.holes, entry.size.saturating_sub(entry.stored), HOLES_MAX),
+            ("parts", &self.segments, segments, SEGMENTS_MAX),
+        ] {
+            let found = total.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+            if found > limit {
+                return Err(Problem::Sparse { what, found, limit });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Scans one layer.
-fn scan_layer(layer: &Layer, holes: &AtomicU64, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
+fn scan_layer(layer: &Layer, sparse: &SparseTotal, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
     let mut reader = tar::Reader::new(layer.open()?, tar::Limits::default());
-    let scanned = scan_tar(layer.number, &mut reader, holes);
+    let scanned = scan_tar(layer.number, &mut reader, sparse);
     // A damaged blob makes any nonsense of a tar: its digest speaks first.
     let summary = reader.into_inner().finish()?;
     progress.advance(summary.blob_size);
@@ -101,13 +130,13 @@ fn scan_layer(layer: &Layer, holes: &AtomicU64, progress: &dyn Progress) -> Resu
 }
 
 /// Reads a tar to its end marker.
-fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, holes: &AtomicU64) -> Result<Scan> {
+fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, sparse: &SparseTotal) -> Result<Scan> {
     let fault = |source| Error::Tar { layer: number, source: Box::new(source) };
     let mut scanner = Scanner::new(number);
     let mut buffer = vec![0; BUFFER];
     while let Some(entry) = reader.next_entry().map_err(fault)? {
         let hashes = if entry.kind == tar::Kind::File {
-            scanner.count_holes(&entry, holes)?;
+            sparse.add(&entry).map_err(|problem| scanner.fail(&entry.path, problem))?;
             hash_content(entry.size, entry.sparse.as_deref(), &mut buffer, |buf| {
                 reader.read_data(buf).map_err(fault)
             })?
@@ -226,16 +255,6 @@ impl Scanner {
         } else if count == WARNINGS_MAX {
             self.scan.warnings.push(format!("{}: more warnings are left out", origin(self.number)));
         }
-    }
-
-    /// Adds the holes of a file to those of the image. Each file has at most 2^40 bytes: there is no overflow.
-    fn count_holes(&self, entry: &tar::Entry, holes: &AtomicU64) -> Result<()> {
-        let more = entry.size.saturating_sub(entry.stored);
-        let found = holes.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-        if found > HOLES_MAX {
-            return Err(self.fail(&entry.path, Problem::Holes { found, limit: HOLES_MAX }));
-        }
-        Ok(())
     }
 
     /// Keeps a text of an entry.
