@@ -49,6 +49,19 @@ pub enum Error {
         /// Path or member.
         path: Vec<u8>,
     },
+    /// Given up, because another layer has failed; never what a build returns.
+    #[error("given up after an error in another layer")]
+    Stopped,
+    /// The layout and what was written disagree: a mistake of this program, not of its input.
+    #[error("internal error: {what} at byte {found}, planned for {planned}")]
+    Layout {
+        /// What comes next.
+        what: &'static str,
+        /// Where it would stand.
+        found: u64,
+        /// Where the plan has it.
+        planned: u64,
+    },
     /// The system refuses a thread.
     #[error("cannot start a thread: {source}")]
     Thread {

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use mkimg_format::erofs::{PATH_MAX, SYMLINK_MAX, Timestamp};
@@ -15,7 +16,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags
 use rustix::io::Errno;
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Span};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, origin};
 use crate::progress::Progress;
 use crate::scan::{Scanner, hash_content, read_full};
 
@@ -77,8 +78,8 @@ impl HostDir {
 
     /// Reads the whole tree, as one layer.
     ///
-    /// `output` is the file that the image will replace, by device and inode number: it must not contain itself.
-    pub(crate) fn scan(&self, output: Option<(u64, u64)>, progress: &dyn Progress) -> Result<Scan> {
+    /// `output` are the files, by device and inode number, that are the image to be: it must not contain itself.
+    pub(crate) fn scan(&self, output: &[(u64, u64)], progress: &dyn Progress) -> Result<Scan> {
         let mut walk = Walk {
             dir: self,
             output,
@@ -106,7 +107,7 @@ fn host(path: &[u8], error: impl Into<io::Error>) -> Error {
 /// A walk in progress.
 struct Walk<'a> {
     dir: &'a HostDir,
-    output: Option<(u64, u64)>,
+    output: &'a [(u64, u64)],
     scanner: Scanner,
     /// First path of every file that has more names.
     links: HashMap<(u64, u64), Span>,
@@ -149,7 +150,7 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH).map_err(fail)?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let mounted = mount_of(&fd).map_err(fail)? != self.dir.mount;
-        if !is_dir && self.output == Some((stat.st_dev, stat.st_ino)) {
+        if !is_dir && self.output.contains(&(stat.st_dev, stat.st_ino)) {
             self.scanner.warn(&path, "is the output itself and left out");
             return Ok(());
         }
@@ -190,7 +191,7 @@ impl Walk<'_> {
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let node = match kind {
             FileType::RegularFile => {
-                let file = self.read_file(path, span)?;
+                let file = self.read_file(path, span, (stat.st_dev, stat.st_ino))?;
                 self.scanner.add_file(file)?
             }
             FileType::Directory => Node::Dir,
@@ -211,11 +212,16 @@ impl Walk<'_> {
         self.scanner.add_entry(Entry { path: span, node, attributes })
     }
 
-    /// Hashes a file; its size is what was read, in case it grows or shrinks.
-    fn read_file(&mut self, path: &[u8], span: Span) -> Result<FileData> {
+    /// Hashes a file, which must still be the inode whose attributes were taken.
+    fn read_file(&mut self, path: &[u8], span: Span, inode: (u64, u64)) -> Result<FileData> {
         let fail = |error: io::Error| host(path, error);
+        let changed = || Error::Changed { origin: origin(0), path: path.to_vec() };
         let mut file = self.dir.open_file(path).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
+        let metadata = file.metadata().map_err(fail)?;
+        if (metadata.dev(), metadata.ino()) != inode {
+            return Err(changed());
+        }
+        let size = metadata.len();
         let mut read = 0;
         let hashes = hash_content(size, None, &mut self.buffer, |buf| {
             let count = read_full(&mut file, buf)?;
@@ -224,7 +230,7 @@ impl Walk<'_> {
         })
         .map_err(fail)?;
         if read != size {
-            return Err(Error::Changed { origin: "source directory".to_owned(), path: path.to_vec() });
+            return Err(changed());
         }
         self.progress.advance(size);
         Ok(FileData { blake3: hashes.content, size, place: Place::Host(span), sparse: None })

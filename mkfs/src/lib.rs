@@ -3,8 +3,8 @@
 //! Data goes one way, and no stage looks back:
 //!
 //! ```text
-//! scan ──> flatten ──> plan ──> copy, metadata, sections ──> image_writer
-//! (tar)    (tree)      (layout)  (what stands where)         (hash and write)
+//! scan ──> flatten ──> plan ──> emit: copy, metadata, sections ──> image_writer
+//! (tar)    (tree)      (layout)  (what stands where)                (hash and write)
 //! ```
 //!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
@@ -16,6 +16,7 @@
 
 mod build;
 mod copy;
+mod emit;
 mod entry;
 mod error;
 mod flatten;

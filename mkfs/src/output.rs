@@ -1,10 +1,10 @@
 //! The image file: nameless until it is complete and on the disk.
 //!
 //! With `O_TMPFILE` a build that is killed leaves nothing behind at all. File systems without it get a hidden file
-//! beside the target, which is removed on every error. A target that exists keeps its permissions, and a symbolic link
-//! to a file keeps leading there; nothing but a regular file is ever replaced.
+//! beside the target, which is removed on every error. A target that exists keeps its owner and permissions, and a symbolic
+//! link to a file keeps leading there; nothing but a regular file is ever replaced.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -22,8 +22,8 @@ pub struct Output {
     directory: PathBuf,
     /// Name of the file, if it has one already.
     temporary: Option<PathBuf>,
-    /// Permissions of the file that will be replaced.
-    permissions: Option<Permissions>,
+    /// The file that will be replaced.
+    existing: Option<Metadata>,
 }
 
 impl Output {
@@ -42,7 +42,7 @@ impl Output {
             return Err(fail(io::Error::other("exists and is not a regular file")));
         }
         // A link to a file leads to what is replaced. One to nothing is replaced itself.
-        let target = match existing {
+        let target = match &existing {
             Some(_) => &*std::fs::canonicalize(target).map_err(fail)?,
             None => target,
         };
@@ -65,13 +65,13 @@ impl Output {
             }
             Err(error) => return Err(fail(error.into())),
         };
-        let permissions = existing.map(|existing| existing.permissions());
-        Ok(Self { file: file.into(), target: target.to_owned(), directory, temporary, permissions })
+        Ok(Self { file: file.into(), target: target.to_owned(), directory, temporary, existing })
     }
 
-    /// The file that will be replaced, by device and inode number.
-    pub(crate) fn replaced(&self) -> Option<(u64, u64)> {
-        std::fs::metadata(&self.target).ok().map(|target| (target.dev(), target.ino()))
+    /// The new file and the one that will be replaced, by device and inode number.
+    pub(crate) fn identities(&self) -> Vec<(u64, u64)> {
+        let new = self.file.metadata().ok();
+        new.iter().chain(&self.existing).map(|file| (file.dev(), file.ino())).collect()
     }
 
     /// Makes sure that an input is not the file that will be replaced.
@@ -80,7 +80,7 @@ impl Output {
     /// [`Error::Output`] if it is.
     pub fn spare(&self, input: &File) -> Result<()> {
         let input = input.metadata().map_err(|source| self.error("cannot stat the input", source))?;
-        if self.replaced() == Some((input.dev(), input.ino())) {
+        if self.identities().contains(&(input.dev(), input.ino())) {
             return Err(self.error("cannot create", io::Error::other("is the input itself")));
         }
         Ok(())
@@ -112,21 +112,30 @@ impl Output {
 
     /// Brings the file to the disk and gives it its name, in place of what had it.
     pub fn finish(mut self) -> Result<()> {
-        if let Some(permissions) = self.permissions.take() {
-            let set = self.file.set_permissions(permissions);
+        if let Some(existing) = self.existing.take() {
+            // Only root can give files away; for everybody else the owner is right already or cannot be kept.
+            let _ = std::os::unix::fs::fchown(&self.file, Some(existing.uid()), Some(existing.gid()));
+            let set = self.file.set_permissions(existing.permissions());
             set.map_err(|source| self.error("cannot set the permissions", source))?;
         }
         self.file.sync_all().map_err(|source| self.error("cannot sync", source))?;
         let name = match self.temporary.take() {
-            Some(name) => name,
-            None => {
-                let linked = named(&self.directory, |name| self.link(name));
-                linked.map_err(|source| self.error("cannot name", source))?.1
-            }
+            Some(name) => Some(name),
+            // Straight to its name if that is free: then there is no moment with another one.
+            None => match self.link(&self.target) {
+                Ok(()) => None,
+                Err(Errno::EXIST) => {
+                    let linked = named(&self.directory, |name| self.link(name));
+                    Some(linked.map_err(|source| self.error("cannot name", source))?.1)
+                }
+                Err(error) => return Err(self.error("cannot name", error.into())),
+            },
         };
-        self.temporary = Some(name.clone());
-        std::fs::rename(&name, &self.target).map_err(|source| self.error("cannot rename", source))?;
-        self.temporary = None;
+        if let Some(name) = name {
+            self.temporary = Some(name.clone());
+            std::fs::rename(&name, &self.target).map_err(|source| self.error("cannot rename", source))?;
+            self.temporary = None;
+        }
         // The name is on the disk when the directory is. One that may be written but not read cannot be synced.
         match File::open(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use mkimg_format::erofs::{Timestamp, XattrClass, escape};
@@ -50,17 +50,17 @@ pub(crate) fn scan_layers(
     mut take: impl FnMut(usize, LayerSummary, Scan) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let sparse = SparseTotal::default();
+    let shared = Shared::default();
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         for _ in 0..threads.get().min(layers.len()) {
             let send = send.clone();
-            let (next, sparse) = (&next, &sparse);
+            let (next, shared) = (&next, &shared);
             let scanner = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(layer) = layers.get(index) else { return };
-                    let result = scan_layer(layer, sparse, progress);
+                    let Some(layer) = layers.get(index).filter(|_| !shared.stops()) else { return };
+                    let result = scan_layer(layer, shared, progress);
                     // The receiver is gone after an error: nothing more to do.
                     if send.send((index, result)).is_err() {
                         return;
@@ -68,7 +68,7 @@ pub(crate) fn scan_layers(
                 }
             };
             std::thread::Builder::new().spawn_scoped(scope, scanner).map_err(|source| {
-                next.store(layers.len(), Ordering::Relaxed);
+                shared.stop.store(true, Ordering::Relaxed);
                 Error::Thread { source }
             })?;
         }
@@ -86,25 +86,31 @@ pub(crate) fn scan_layers(
             }
             Ok(())
         })();
-        // Lets the threads see that nobody listens, before the scope waits for them.
-        next.store(layers.len(), Ordering::Relaxed);
+        // Nobody listens any more: the scope need not wait for layers to be read to their end.
+        shared.stop.store(true, Ordering::Relaxed);
         drop(results);
         outcome
     })
 }
 
-/// What the sparse files of all layers ask for.
+/// What the scans of all layers have in common.
 #[derive(Default)]
-struct SparseTotal {
-    /// Bytes of holes.
+struct Shared {
+    /// The result is not wanted any more.
+    stop: AtomicBool,
+    /// Bytes of holes of all sparse files.
     holes: AtomicU64,
-    /// Stored parts.
+    /// Stored parts of all sparse files.
     segments: AtomicU64,
 }
 
-impl SparseTotal {
+impl Shared {
+    fn stops(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Adds a file. It has at most 2^40 bytes and a million parts: there is no overflow.
-    fn add(&self, entry: &tar::Entry) -> std::result::Result<(), Problem> {
+    fn add_sparse(&self, entry: &tar::Entry) -> std::result::Result<(), Problem> {
         let segments = entry.sparse.as_ref().map_or(0, Vec::len) as u64;
         for (what, total, more, limit) in [
             ("bytes in holes", &self.holes, entry.size.saturating_sub(entry.stored), HOLES_MAX),
@@ -120,9 +126,12 @@ impl SparseTotal {
 }
 
 /// Scans one layer.
-fn scan_layer(layer: &Layer, sparse: &SparseTotal, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
+fn scan_layer(layer: &Layer, shared: &Shared, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
     let mut reader = tar::Reader::new(layer.open()?, tar::Limits::default());
-    let scanned = scan_tar(layer.number, &mut reader, sparse);
+    let scanned = scan_tar(layer.number, &mut reader, shared);
+    if shared.stops() {
+        return scanned.and(Err(Error::Stopped));
+    }
     // A damaged blob makes any nonsense of a tar: its digest speaks first.
     let summary = reader.into_inner().finish()?;
     progress.advance(summary.blob_size);
@@ -130,13 +139,16 @@ fn scan_layer(layer: &Layer, sparse: &SparseTotal, progress: &dyn Progress) -> R
 }
 
 /// Reads a tar to its end marker.
-fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, sparse: &SparseTotal) -> Result<Scan> {
+fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, shared: &Shared) -> Result<Scan> {
     let fault = |source| Error::Tar { layer: number, source: Box::new(source) };
     let mut scanner = Scanner::new(number);
     let mut buffer = vec![0; BUFFER];
     while let Some(entry) = reader.next_entry().map_err(fault)? {
+        if shared.stops() {
+            return Err(Error::Stopped);
+        }
         let hashes = if entry.kind == tar::Kind::File {
-            sparse.add(&entry).map_err(|problem| scanner.fail(&entry.path, problem))?;
+            shared.add_sparse(&entry).map_err(|problem| scanner.fail(&entry.path, problem))?;
             hash_content(entry.size, entry.sparse.as_deref(), &mut buffer, |buf| {
                 reader.read_data(buf).map_err(fault)
             })?

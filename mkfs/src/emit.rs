@@ -1,0 +1,215 @@
+//! Writes a planned image: data, metadata, seal, tree and trailer, front to back.
+
+use std::cell::RefCell;
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
+
+use mkimg_format::erofs::SuperblockFields;
+use mkimg_format::trailer::Trailer;
+use mkimg_format::verity::{Superblock as VeritySuperblock, as_uuid};
+use mkimg_format::{BLOCK_LEN, Sha256};
+use mkimg_oci::Layer;
+
+use crate::build::Opened;
+use crate::copy::{self, CopyError, copy_content};
+use crate::entry::{Place, text_at};
+use crate::error::{Error, Result, origin};
+use crate::flatten::Flat;
+use crate::fsverity::FsVerity;
+use crate::host_dir::HostDir;
+use crate::image_writer::ImageWriter;
+use crate::metadata::write_metadata;
+use crate::output::Output;
+use crate::plan::{Content, Documents, Plan};
+use crate::progress::{Progress, Stage};
+use crate::sections::write_seal;
+
+/// Everything that writing needs.
+pub(crate) struct Emitter<'a> {
+    pub opened: &'a Opened,
+    pub flat: &'a Flat,
+    pub plan: &'a Plan,
+    pub documents: &'a Documents<'a>,
+    pub name: Option<&'a str>,
+    pub output: &'a Output,
+    pub threads: NonZeroUsize,
+    pub progress: &'a dyn Progress,
+}
+
+impl Emitter<'_> {
+    /// An error of the output file.
+    fn failed(&self, source: io::Error) -> Error {
+        self.output.error("cannot write", source)
+    }
+
+    /// Writes the image; returns the root hash.
+    pub(crate) fn emit(&self) -> Result<Sha256> {
+        let failed = |source| self.failed(source);
+        let header = &self.plan.header;
+        self.output.reserve(header.image_size())?;
+        self.progress.begin(Stage::Copy, header.image_size());
+        let block0 = self.first_block().map_err(failed)?;
+        let fsverity = RefCell::new(FsVerity::new(&self.plan.contents));
+        let root_hash = std::thread::scope(|scope| {
+            let leaves = |leaf: &Sha256| fsverity.borrow_mut().push(leaf);
+            let (data_blocks, tree) = (header.data_blocks, header.tree_offset());
+            let mut image =
+                ImageWriter::start(scope, self.output.file(), data_blocks, tree, self.threads, leaves)
+                    .map_err(|source| Error::Thread { source })?;
+            image.write_all(&block0[..]).map_err(failed)?;
+            self.copy_contents(&mut image)?;
+            expect_position(&image, header.meta_block, "metadata")?;
+            write_metadata(self.flat, self.plan, &mut image).map_err(failed)?;
+            expect_position(&image, header.seal_block, "seal")?;
+            image.drain().map_err(failed)?;
+            // The seal's own leaves pass while it is written, so the digests are taken out first.
+            let digests = fsverity.borrow_mut().take_digests();
+            write_seal(self.flat, self.plan, self.documents, &digests, &mut image).map_err(failed)?;
+            expect_position(&image, header.data_blocks, "verity superblock")?;
+            image.finish().map_err(failed)
+        })?;
+        let place =
+            |block: &[u8; BLOCK_LEN], offset| self.output.file().write_all_at(block, offset).map_err(failed);
+        place(&VeritySuperblock::new(header.data_blocks, &root_hash).to_block(), header.hash_offset())?;
+        place(&Trailer::new(header, root_hash).to_block(), header.trailer_offset())?;
+        Ok(root_hash)
+    }
+
+    /// Block 0: header and superblock.
+    fn first_block(&self) -> io::Result<Box<[u8; BLOCK_LEN]>> {
+        let mut block = Box::new([0; BLOCK_LEN]);
+        block[..512].copy_from_slice(&self.plan.header.to_bytes());
+        let narrow = |value: u64| u32::try_from(value).map_err(io::Error::other);
+        let root = self.plan.inodes.first().map_or(0, |root| root.nid);
+        let seconds = u64::try_from(self.plan.epoch.sec);
+        SuperblockFields {
+            root: u16::try_from(root).map_err(io::Error::other)?,
+            inodes: self.plan.inodes.len() as u64,
+            epoch: seconds.unwrap_or(0),
+            fixed_nsec: if seconds.is_ok() { self.plan.epoch.nsec } else { 0 },
+            blocks: narrow(self.plan.header.data_blocks)?,
+            meta_block: narrow(self.plan.header.meta_block)?,
+            xattr_block: self.plan.xattr_block,
+            uuid: self.uuid()?,
+            volume_name: label(self.name.unwrap_or_default()),
+            chunked: self.plan.chunked,
+        }
+        .write(&mut block);
+        Ok(block)
+    }
+
+    /// UUID of an image: a hash over everything that decides its bytes.
+    fn uuid(&self) -> io::Result<[u8; 16]> {
+        let mut hasher = blake3::Hasher::new_derive_key("mkimg 2026-11 uuid of an image");
+        hasher.update(self.documents.statement);
+        for content in &self.plan.contents {
+            hasher.update(&self.flat.file(content.layer, content.file).map_or([0; 32], |file| file.blake3));
+        }
+        write_metadata(self.flat, self.plan, &mut hasher)?;
+        let mut uuid = [0; 16];
+        hasher.finalize_xof().fill(&mut uuid);
+        Ok(as_uuid(uuid))
+    }
+
+    /// Copies all contents in layout order.
+    fn copy_contents(&self, image: &mut ImageWriter<'_>) -> Result<()> {
+        let mut buffer = vec![0; copy::BUFFER];
+        for contents in self.plan.contents.chunk_by(|a, b| a.layer == b.layer) {
+            let index = contents.first().map_or(0, |first| first.layer as usize);
+            match self.opened {
+                Opened::Image(source) => match source.layers.get(index) {
+                    Some(layer) => self.copy_from_layer(layer, contents, image, &mut buffer)?,
+                    None => continue,
+                },
+                Opened::Dir(dir) => self.copy_from_dir(dir, index, contents, image, &mut buffer)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies contents of one layer, which stand in it in this order.
+    fn copy_from_layer(
+        &self,
+        layer: &Layer,
+        contents: &[Content],
+        image: &mut ImageWriter<'_>,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut reader = layer.reopen()?;
+        let mut at = 0;
+        for content in contents.iter().filter(|content| content.size > 0) {
+            let Some(data) = self.flat.file(content.layer, content.file) else { continue };
+            let Place::Tar(offset) = data.place else { continue };
+            let changed = || Error::Changed {
+                origin: origin(layer.number),
+                path: self.flat.path_of_file(content.layer, content.file),
+            };
+            let unreadable = |source| Error::Tar {
+                layer: layer.number,
+                source: Box::new(crate::tar::Error::Io { offset, source }),
+            };
+            let gap = offset.checked_sub(at).ok_or_else(changed)?;
+            if reader.skip(gap).map_err(unreadable)? < gap {
+                return Err(changed());
+            }
+            let copied = copy_content(content, data, &mut reader, image, buffer);
+            copied.map_err(|error| self.copy_error(error, unreadable, changed))?;
+            at = offset + data.stored();
+            self.progress.advance(content.size);
+        }
+        Ok(())
+    }
+
+    /// Copies contents of files in a source directory.
+    fn copy_from_dir(
+        &self,
+        dir: &HostDir,
+        index: usize,
+        contents: &[Content],
+        image: &mut ImageWriter<'_>,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let text = self.flat.layers.get(index).map_or(&[][..], |files| &files.text);
+        for content in contents {
+            let Some(data) = self.flat.file(content.layer, content.file) else { continue };
+            let Place::Host(span) = data.place else { continue };
+            let path = || text_at(text, span).to_vec();
+            let changed = || Error::Changed { origin: origin(0), path: path() };
+            let unreadable = |source| Error::Host { path: path(), source };
+            let mut file = dir.open_file(text_at(text, span)).map_err(unreadable)?;
+            let copied = copy_content(content, data, &mut file, image, buffer);
+            copied.map_err(|error| self.copy_error(error, unreadable, changed))?;
+            self.progress.advance(content.size);
+        }
+        Ok(())
+    }
+
+    fn copy_error(
+        &self,
+        error: CopyError,
+        unreadable: impl Fn(io::Error) -> Error,
+        changed: impl Fn() -> Error,
+    ) -> Error {
+        match error {
+            CopyError::Source(source) => unreadable(source),
+            CopyError::Changed => changed(),
+            CopyError::Image(source) => self.failed(source),
+        }
+    }
+}
+
+/// The plan and what was written must agree to the byte.
+fn expect_position(image: &ImageWriter<'_>, block: u64, what: &'static str) -> Result<()> {
+    let (found, planned) = (image.position(), block * mkimg_format::BLOCK_SIZE);
+    if found == planned { Ok(()) } else { Err(Error::Layout { what, found, planned }) }
+}
+
+/// As much of a name as a label holds: 15 bytes, whole characters, and nothing that could not be shown.
+fn label(name: &str) -> [u8; 16] {
+    let mut label = [0; 16];
+    let name = name.split(char::is_control).next().unwrap_or_default();
+    let end = (0..=name.len().min(15)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    label[..end].copy_from_slice(&name.as_bytes()[..end]);
+    label
+}
