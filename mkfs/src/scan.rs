@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use mkimg_format::erofs::{Timestamp, XattrClass, escape};
-use mkimg_oci::{Layer, LayerSummary};
+use mkimg_oci::{Layer, LayerReader, LayerSummary};
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, XattrPair, XattrSet};
 use crate::error::{Error, Problem, Result, origin};
@@ -127,15 +127,37 @@ impl Shared {
 
 /// Scans one layer.
 fn scan_layer(layer: &Layer, shared: &Shared, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
-    let mut reader = tar::Reader::new(layer.open()?, tar::Limits::default());
+    let watched = Watched { reader: layer.open()?, progress, seen: 0 };
+    let mut reader = tar::Reader::new(watched, tar::Limits::default());
     let scanned = scan_tar(layer.number, &mut reader, shared);
     if shared.stops() {
         return scanned.and(Err(Error::Stopped));
     }
     // A damaged blob makes any nonsense of a tar: its digest speaks first.
-    let summary = reader.into_inner().finish()?;
-    progress.advance(summary.blob_size);
+    let Watched { reader, seen, .. } = reader.into_inner();
+    let summary = reader.finish()?;
+    progress.advance(summary.blob_size.saturating_sub(seen));
     Ok((summary, scanned?))
+}
+
+/// A layer whose reading is shown.
+struct Watched<'a> {
+    reader: LayerReader,
+    progress: &'a dyn Progress,
+    /// Bytes of the blob that were shown.
+    seen: u64,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buf)?;
+        let read = self.reader.blob_read();
+        if read > self.seen {
+            self.progress.advance(read - self.seen);
+            self.seen = read;
+        }
+        Ok(count)
+    }
 }
 
 /// Reads a tar to its end marker.

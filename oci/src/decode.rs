@@ -39,7 +39,7 @@ impl From<io::Error> for Fault {
 pub(crate) struct Blob {
     extent: Extent,
     /// Bytes read from the file so far.
-    read: u64,
+    pub(crate) read: u64,
     buf: Box<[u8]>,
     from: usize,
     to: usize,

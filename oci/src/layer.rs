@@ -192,6 +192,11 @@ pub struct LayerReader {
 }
 
 impl LayerReader {
+    /// Bytes of the blob that were read so far.
+    pub fn blob_read(&self) -> u64 {
+        self.decoder.blob.read
+    }
+
     /// Uncompressed bytes that were handed out or are buffered, so far.
     pub fn produced(&self) -> u64 {
         self.decoder.produced
