@@ -104,6 +104,9 @@ pub fn build(
     if let Ok(input) = std::fs::File::open(source.path()) {
         output.spare(&input)?;
     }
+    if matches!(source, SourceSpec::OciDir { .. }) {
+        output.spare_inside(source.path())?;
+    }
     let mut warnings = Vec::new();
     let (flat, layers) = match &opened {
         Opened::Image(image) => flatten_layers(image, options, progress, &mut warnings)?,

@@ -108,6 +108,9 @@ pub enum Problem {
     /// A whiteout without a name, or for `.` or `..`.
     #[error("whiteout for no name that a file can have")]
     Whiteout,
+    /// A symbolic link that leads through a directory with the name of a marker.
+    #[error("leads through {}, which is a name for markers only", escape(.0))]
+    ThroughMarker(Vec<u8>),
     /// More than 255 symbolic links on the way.
     #[error("more than {limit} symbolic links on the way: {}", escape(path))]
     SymlinkLoop {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::entry::{Entry, FileData, Node as EntryNode, Scan, Span, XattrPair, XattrSet, text_at};
 use crate::error::{Error, Problem, Result};
-use crate::path::{EntryPath, Marker, components};
+use crate::path::{EntryPath, Marker, components, is_marker_name};
 use crate::tree::{InodeId, NO_LAYER, Node, ROOT, Tree};
 use crate::waste::{Cause, LayerWaste, Waste};
 
@@ -269,6 +269,9 @@ impl Flattener {
         let reached = self.flat.tree.reach(parent.iter().copied())?;
         let mut dir = reached.dir;
         for name in reached.missing {
+            if is_marker_name(&name) {
+                return Err(Problem::ThroughMarker(name));
+            }
             self.remove(dir, &name, Cause::Replaced);
             dir = self.flat.tree.add_dir(dir, &name, crate::entry::Attributes::IMPLIED, NO_LAYER)?;
         }

@@ -91,6 +91,18 @@ impl Output {
         &self.file
     }
 
+    /// Makes sure that no file of an input directory is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if the target is there and inside.
+    pub(crate) fn spare_inside(&self, input: &Path) -> Result<()> {
+        let inside = std::fs::canonicalize(input).is_ok_and(|input| self.target.starts_with(input));
+        if self.existing.is_some() && inside {
+            return Err(self.error("cannot create", io::Error::other("is part of the input")));
+        }
+        Ok(())
+    }
+
     /// An error while writing to the file.
     pub(crate) fn error(&self, doing: &'static str, source: io::Error) -> Error {
         Error::Output { path: self.target.clone(), doing, source }

@@ -52,6 +52,11 @@ pub(crate) enum Marker<'a> {
     Dropped,
 }
 
+/// Whether a name is kept for markers.
+pub(crate) fn is_marker_name(name: &[u8]) -> bool {
+    name.starts_with(WHITEOUT)
+}
+
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -62,7 +67,7 @@ impl<'a> Marker<'a> {
     /// # Errors
     /// A whiteout for the empty name, `.` or `..`.
     pub(crate) fn of(path: &EntryPath<'a>) -> Result<Self, Problem> {
-        if path.parent.iter().any(|name| name.starts_with(WHITEOUT)) {
+        if path.parent.iter().any(|name| is_marker_name(name)) {
             return Ok(Self::Dropped);
         }
         let Some(name) = path.name else { return Ok(Self::None) };

@@ -348,7 +348,11 @@ impl Scanner {
     /// Adds a member of a tar; a file comes with the hashes of its content.
     fn add(&mut self, entry: tar::Entry, hashes: Hashes) -> Result<()> {
         let attributes = Attributes {
-            mode: u16::try_from(entry.mode & 0o7777).unwrap_or(0),
+            // Linux shows every symbolic link like this, whatever an archive says.
+            mode: match entry.kind {
+                tar::Kind::Symlink => 0o777,
+                _ => u16::try_from(entry.mode & 0o7777).unwrap_or(0),
+            },
             uid: entry.uid,
             gid: entry.gid,
             mtime: Timestamp { sec: entry.mtime.sec, nsec: entry.mtime.nsec },
