@@ -44,6 +44,10 @@ fn usage_errors_exit_with_2() {
         &["build", "oci:somewhere", "-o", out, "--min-kernel", "newest"],
         &["build", "oci:somewhere", "-o", out, "--epoch", "-1"],
         &["build", "oci:somewhere", "-o", out, "--threads", "0"],
+        &["build", "oci:somewhere", "-o", out, "--threads", "65"],
+        &["build", "oci:somewhere", "-o", out, "--threads", "18446744073709551615"],
+        &["build", "oci:somewhere", "-o", out, "--name", "two\nlines"],
+        &["build", "oci:somewhere", "-o", out, "--min-kernel", "5.3"],
         &["verify"],
         &["verify", out, "--root-hash", "xyz"],
         &["ls"],
@@ -238,6 +242,76 @@ fn a_closed_pipe_is_no_error() {
 }
 
 /// A full standard output is an error; nothing pretends that the list was complete.
+/// Whoever reads the report may go away; the verdict stays.
+#[test]
+fn a_closed_pipe_does_not_turn_a_verdict() {
+    let (dir, image) = with_image();
+    let damaged = dir.path().join("damaged.mkimg");
+    let mut bytes = std::fs::read(&image).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    for (image, code) in [(&image, 0), (&damaged, 1)] {
+        for format in [&[][..], &["--json"]] {
+            let mut child = mkimg(args!["verify", image]).args(format).spawn();
+            drop(child.stdout.take());
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{} {format:?}", image.display());
+        }
+    }
+}
+
+/// The target is a regular file or nothing, and never what is read.
+#[test]
+fn only_regular_files_are_replaced() {
+    let (dir, image) = with_image();
+    let path = |name: &str| dir.path().join(name);
+    let _ = command::tool("mkfifo", args![path("fifo")]).ok();
+    std::os::unix::fs::symlink("/dev/null", path("null")).unwrap();
+    std::fs::create_dir(path("directory")).unwrap();
+    for target in ["fifo", "null", "directory", "directory/", "new/"] {
+        let target = path(target);
+        let line = mkimg(args!["build", source(dir.path()), "-o", target]).output().code(1).error_line();
+        assert!(line.contains("cannot create"), "{line}");
+    }
+    let before = std::fs::read(&image).unwrap();
+    let line = mkimg(args!["seal", image, "-o", image]).output().code(1).error_line();
+    assert!(line.contains("is the input itself"), "{line}");
+    assert!(std::fs::read(&image).unwrap() == before);
+
+    // What is replaced keeps its permissions, and a link to it keeps leading there.
+    std::fs::write(path("private"), "old").unwrap();
+    std::fs::set_permissions(path("private"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    std::os::unix::fs::symlink("private", path("link")).unwrap();
+    let _ = mkimg(args!["build", source(dir.path()), "-o", path("link")]).ok();
+    assert!(std::fs::read(path("private")).unwrap() == before);
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path("private")).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o600);
+    assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink());
+}
+
+/// Whatever a name in an image says, a report shows it as one line of text.
+#[test]
+fn names_from_an_image_are_escaped() {
+    let dir = scratch();
+    let mut layout = Layout::create(&dir.path().join("oci"));
+    let mut layer = layout.layer(None);
+    layer.file("evil\u{1b}[31m\nroot hash 00", &Attr::default(), &images::pattern(5000, 2));
+    layer.finish();
+    layout.finish();
+    let image = dir.path().join("we\nird.mkimg");
+    let said = mkimg(args!["build", source(dir.path()), "-o", image]).ok().out();
+    let mut bytes = std::fs::read(&image).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(&image, bytes).unwrap();
+    let report = mkimg(args!["verify", image]).output().code(1).out();
+    let listed = mkimg(args!["ls", "-l", image]).ok().out();
+    for (text, lines) in [(&said, 3), (&report, 3), (&listed, 2)] {
+        assert_eq!(text.lines().count(), lines, "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+    assert!(report.contains("evil\\u{1b}[31m\\nroot hash 00"), "{report}");
+}
+
 #[test]
 fn a_full_standard_output_is_an_error() {
     let (_dir, image) = with_image();
