@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256 as Hasher};
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
 use crate::flatten::{Flat, Flattener};
-use crate::host_dir::HostDir;
 use crate::output::Output;
 use crate::plan::{Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::scan::scan_layers;
+use crate::source::{Opened, kind_of};
 
 /// What decides the bytes of an image, besides the source; and how to get there.
 #[derive(Debug, Clone)]
@@ -71,12 +71,6 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
-/// The source, opened.
-pub(crate) enum Opened {
-    Image(Box<Image>),
-    Dir(HostDir),
-}
-
 /// Builds an image of `source` at `target`.
 ///
 /// The file appears under its name when it is complete and on the disk, or not at all.
@@ -89,16 +83,7 @@ pub fn build(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Built> {
-    let kind = match source {
-        SourceSpec::Dir { .. } => "dir",
-        SourceSpec::Tar { .. } => "tar",
-        SourceSpec::DockerArchive { .. } => "docker",
-        _ => "oci",
-    };
-    let opened = match source {
-        SourceSpec::Dir { path } => Opened::Dir(HostDir::open(path)?),
-        _ => Opened::Image(Box::new(mkimg_oci::open(source, options.platform.as_ref())?)),
-    };
+    let opened = Opened::open(source, options.platform.as_ref())?;
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
     if let Ok(input) = std::fs::File::open(source.path()) {
@@ -134,7 +119,7 @@ pub fn build(
         name: options.name.clone().or_else(|| reference.clone()),
         epoch: options.epoch,
         source: Source {
-            kind: kind.to_owned(),
+            kind: kind_of(source).to_owned(),
             reference,
             manifest_digest: manifest.map(|document| document.digest.to_string()),
             config_digest: config.map(|document| document.digest.to_string()),

@@ -11,7 +11,6 @@ use mkimg_format::verity::{Superblock as VeritySuperblock, as_uuid};
 use mkimg_format::{BLOCK_LEN, Sha256};
 use mkimg_oci::Layer;
 
-use crate::build::Opened;
 use crate::copy::{self, CopyError, copy_content};
 use crate::entry::{Place, text_at};
 use crate::error::{Error, Result, origin};
@@ -24,6 +23,7 @@ use crate::output::Output;
 use crate::plan::{Content, Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::sections::write_seal;
+use crate::source::Opened;
 
 /// Everything that writing needs.
 pub(crate) struct Emitter<'a> {

@@ -30,6 +30,7 @@ mod plan;
 mod progress;
 mod scan;
 mod sections;
+mod source;
 pub mod tar;
 mod tree;
 mod waste;
