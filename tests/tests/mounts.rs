@@ -228,9 +228,8 @@ fn root_mount_8_finds_the_helper() {
     require_mounts!();
     require!(Need::Tool("unshare"), Need::FileSystem("overlay"));
     let scene = Scene::new();
-    let program = mkimg_path();
-    let helper = program.with_file_name("mount.mkimg");
-    let helper: &Path = if helper.exists() { &helper } else { &program };
+    // Its name as a cargo program; installed it is mount.mkimg.
+    let helper = mkimg_path().with_file_name("mount-mkimg");
     let script = r#"
         mount -t tmpfs -o mode=0755 tmpfs "$4" && mkdir "$4/upper" "$4/work"
         folder=$(readlink -f /sbin)
