@@ -217,6 +217,11 @@ pub(crate) struct LsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  mkimg cat web.img /etc/os-release
+
+The bytes are printed as they are in the file: run `mkimg verify` first if it may have been changed.")]
 pub(crate) struct CatArgs {
     /// The image file.
     pub image: PathBuf,
@@ -231,8 +236,9 @@ Examples:
   mkimg extract web.img rootfs               everything, owners and xattrs too when root
   mkimg extract web.img etc-only --path /etc
 
-Content is checked against its sealed digest while it is written. Nothing outside the directory is
-ever touched, whatever the image holds.")]
+Content is checked against its sealed digest while it is written; whether the seal is the right one,
+`mkimg verify --root-hash` says. Nothing outside the directory is ever touched, whatever the image
+holds.")]
 pub(crate) struct ExtractArgs {
     /// The image file.
     pub image: PathBuf,
