@@ -322,6 +322,23 @@ fn only_regular_files_are_blobs() {
     }
 }
 
+/// As layouts of build systems have them.
+#[test]
+fn a_blob_may_be_a_link_to_a_file() {
+    let data = tar(&[("a", b"a")]);
+    let layout = image_of(&[(gzip(&data), GZIP, data.clone())]);
+    let dir = layout.write();
+    let path = dir.path().join(blob_path(&digest(&gzip(&data))));
+    std::fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../../elsewhere", &path).unwrap();
+    let image = open_dir(dir.path(), None, None).unwrap();
+    assert_eq!(read(&image.layers[0]).unwrap().0, data);
+    // The digest decides, not the place.
+    std::fs::write(dir.path().join("elsewhere"), gzip(&tar(&[("a", b"b")]))).unwrap();
+    let damaged = open_dir(dir.path(), None, None).and_then(|image| read(&image.layers[0]).map(drop));
+    assert!(matches!(damaged, Err(Error::Digest { .. } | Error::Size { .. })), "{damaged:?}");
+}
+
 #[test]
 fn missing_layers() {
     let data = tar(&[("a", b"a")]);
