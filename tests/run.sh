@@ -28,18 +28,19 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 mkdir -p "$CARGO_TARGET_DIR"
 export MKIMG_SKIPPED=$CARGO_TARGET_DIR/skipped.txt
 : >"$MKIMG_SKIPPED"
+log=$CARGO_TARGET_DIR/tests.log
+: >"$log"
 
 step() { # step NAME COMMAND...: runs it and says how long it took
     local name=$1 began=$SECONDS
     shift
     printf -- '---- %s\n' "$name"
-    if ! "$@"; then
+    if ! "$@" 2>&1 | tee -a "$log"; then
         printf -- '---- %s: FAILED after %d s\n' "$name" "$((SECONDS - began))" >&2
         exit 1
     fi
     printf -- '---- %s: %d s\n' "$name" "$((SECONDS - began))"
 }
-skip() { printf 'skipped: %s\n' "$*" | tee -a "$MKIMG_SKIPPED"; }
 
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -68,4 +69,8 @@ if [ -s "$MKIMG_SKIPPED" ]; then
 else
     echo 'nothing skipped'
 fi
-printf 'all passed in %d s\n' "$SECONDS"
+printf 'done in %d s\n' "$SECONDS"
+# Nothing has failed, or this would not be reached.
+awk -v skipped="$(wc -l <"$MKIMG_SKIPPED")" '
+    /^test result: ok\. / { passed += $4 }
+    END { printf "%d passed, 0 failed, %d skipped\n", passed, skipped }' "$log"
