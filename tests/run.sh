@@ -42,13 +42,15 @@ step() { # step NAME COMMAND...: runs it and says how long it took
     printf -- '---- %s: %d s\n' "$name" "$((SECONDS - began))"
 }
 
+if [ "$quick" = 0 ]; then
+    step setup tests/setup.sh
+fi
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 if [ "$quick" = 1 ]; then
     step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
     exit 0
 fi
-step setup tests/setup.sh
 step build cargo build --release --locked --workspace --bins
 step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
 if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then

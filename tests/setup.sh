@@ -14,7 +14,7 @@ MKIMG_TOOLS=$(cd "$MKIMG_TOOLS" && pwd)
 export DEBIAN_FRONTEND=noninteractive
 
 packages=(
-    ca-certificates gcc libc6-dev                                       # cargo and the C parts of lz4 and zstd
+    ca-certificates gcc g++ libc6-dev                                   # cargo, the C parts of crates, libFuzzer
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin                                                      # veritysetup
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
