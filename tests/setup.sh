@@ -18,7 +18,7 @@ packages=(
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin                                                      # veritysetup
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
-    tar gzip xz-utils zstd python3                                      # archives, case suite, sample image
+    tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )
 erofs_suite=trixie # erofs-utils 1.8.6; bookworm has 1.5 and its backports have none
 

@@ -570,7 +570,16 @@ fn good_archives_extract_like_bsdtar_does_it() {
     }
     for Archive { name, bytes, .. } in archives() {
         let ours = ours(&bytes);
-        assert_eq!(extracted("bsdtar", &bytes, &ours), contents(&ours), "{name}");
+        for (theirs, mut ours) in extracted("bsdtar", &bytes, &ours).into_iter().zip(contents(&ours)) {
+            // libarchive 3.6 adds the fraction of a time before 1970 instead of subtracting it: -1.5 becomes -0.5.
+            // GNU tar and Python read it as we do.
+            let (sec, nsec) = ours.1;
+            if sec < 0 && nsec > 0 {
+                ours.1 = (sec + 1, 1_000_000_000 - nsec);
+            }
+            let path = String::from_utf8_lossy(&theirs.0).into_owned();
+            assert_eq!(theirs, ours, "{name}: {path}");
+        }
     }
 }
 
