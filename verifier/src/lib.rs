@@ -28,6 +28,8 @@ mod lowest;
 mod paths;
 mod report;
 mod scan;
+/// Audits of extracted trees.
+pub mod tree;
 mod view;
 
 pub use audit::{Options, verify_image};

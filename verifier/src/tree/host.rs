@@ -1,0 +1,187 @@
+//! The tree on this machine, through descriptors.
+//!
+//! The path of the tree is looked at once. Everything else is opened below a descriptor, by calls that refuse
+//! symbolic links and mounts instead of following them, so whoever changes the tree cannot lead the audit out of it.
+
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use mkimg_format::erofs::{FileType, Timestamp};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+use super::Error;
+
+/// Attempts at a call that a rename elsewhere interrupts (`EAGAIN` of openat2).
+const ATTEMPTS: usize = 16;
+
+/// The tree.
+pub(super) struct Tree {
+    root: OwnedFd,
+    mount: u64,
+    resolve: ResolveFlags,
+    cross_mounts: bool,
+    /// Who reads; whoever owns a file may read it without leaving a trace in its access time.
+    euid: u32,
+}
+
+/// An inode as the system shows it.
+#[derive(Clone, Copy)]
+pub(super) struct Stat(Statx);
+
+/// Which inode of this machine: device and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Identity(u32, u32, u64);
+
+impl Tree {
+    pub(super) fn open(path: &Path, cross_mounts: bool) -> Result<Self, Error> {
+        let fail = |error: Errno| Error::Tree { path: path.to_owned(), source: error.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
+        let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        if !cross_mounts {
+            resolve |= ResolveFlags::NO_XDEV;
+        }
+        let euid = rustix::process::geteuid().as_raw();
+        let mount = Stat::of(&root).map_err(fail)?.mount();
+        let tree = Self { root, mount, resolve, cross_mounts, euid };
+        // Whether there is openat2 at all: without it nothing could be opened.
+        tree.open_dir(b"").map_err(fail)?;
+        Ok(tree)
+    }
+
+    fn open_at(&self, base: impl AsFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let mut attempts = 0_usize..ATTEMPTS;
+        loop {
+            attempts.next();
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat2(base.as_fd(), name, flags, Mode::empty(), self.resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if !attempts.is_empty() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Opens a directory by its path below the root, without a slash in front.
+    pub(super) fn open_dir(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.open_at(&self.root, not_empty(path), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// As [`Self::open_dir`], for a directory whose names may not be read.
+    pub(super) fn open_dir_path(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.open_at(&self.root, not_empty(path), OFlags::PATH | OFlags::DIRECTORY)
+    }
+
+    /// Opens one name for reading, without waiting for anybody: a FIFO that has just got there must not hold us up.
+    pub(super) fn open_file(&self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if self.euid == 0 || self.euid == stat.uid() {
+            match self.open_at(dir, name, flags | OFlags::NOATIME) {
+                Err(Errno::PERM) => {}
+                other => return other,
+            }
+        }
+        self.open_at(dir, name, flags)
+    }
+
+    /// Opens one name as a path: anything, without touching or following it.
+    pub(super) fn open_path(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.open_at(dir, name, OFlags::PATH)
+    }
+
+    /// Whether an inode is behind a mount that is not to be entered.
+    pub(super) fn is_foreign(&self, stat: &Stat) -> bool {
+        !self.cross_mounts && stat.mount() != self.mount
+    }
+}
+
+impl Stat {
+    /// What is open.
+    pub(super) fn of(fd: impl AsFd) -> rustix::io::Result<Self> {
+        Self::read(fd, b"", AtFlags::EMPTY_PATH)
+    }
+
+    /// One name of a directory.
+    pub(super) fn at(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Self> {
+        Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+    }
+
+    fn read(fd: impl AsFd, name: &[u8], flags: AtFlags) -> rustix::io::Result<Self> {
+        rustix::fs::statx(fd, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).map(Self)
+    }
+
+    /// Number of its mount, or of its device where the system (before Linux 5.8) does not say.
+    fn mount(&self) -> u64 {
+        if self.0.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
+            return self.0.stx_mnt_id;
+        }
+        rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)
+    }
+
+    pub(super) const fn file_type(&self) -> Option<FileType> {
+        FileType::from_mode(self.0.stx_mode)
+    }
+
+    /// Permission, set-id and sticky bits.
+    pub(super) const fn mode(&self) -> u16 {
+        self.0.stx_mode & 0o7777
+    }
+
+    pub(super) const fn uid(&self) -> u32 {
+        self.0.stx_uid
+    }
+
+    pub(super) const fn gid(&self) -> u32 {
+        self.0.stx_gid
+    }
+
+    pub(super) const fn size(&self) -> u64 {
+        self.0.stx_size
+    }
+
+    pub(super) const fn nlink(&self) -> u32 {
+        self.0.stx_nlink
+    }
+
+    pub(super) const fn mtime(&self) -> Timestamp {
+        time(self.0.stx_mtime)
+    }
+
+    pub(super) const fn rdev(&self) -> (u32, u32) {
+        (self.0.stx_rdev_major, self.0.stx_rdev_minor)
+    }
+
+    pub(super) const fn identity(&self) -> Identity {
+        Identity(self.0.stx_dev_major, self.0.stx_dev_minor, self.0.stx_ino)
+    }
+
+    /// Whether this is the same inode as `later`, and nobody did anything to it in between.
+    pub(super) fn is_unchanged(&self, later: &Self) -> bool {
+        // Every change of content or attributes moves the ctime, which nobody can set.
+        self.identity() == later.identity()
+            && self.size() == later.size()
+            && self.mtime() == later.mtime()
+            && time(self.0.stx_ctime) == time(later.0.stx_ctime)
+    }
+}
+
+const fn time(time: StatxTimestamp) -> Timestamp {
+    Timestamp { sec: time.tv_sec, nsec: time.tv_nsec }
+}
+
+const fn not_empty(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"." } else { path }
+}
+
+/// A path that leads to the very inode that is open, for calls that take no path descriptor.
+pub(super) fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Whether the error of a call means that a name is not any more what it was a moment ago.
+///
+/// `EXDEV` too: a mount that was there has been seen before anything is opened, so it is a new one, or the directory
+/// was moved out of the tree.
+pub(super) const fn is_replaced(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE | Errno::XDEV)
+}

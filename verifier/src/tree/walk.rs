@@ -1,0 +1,308 @@
+//! The directories of image and tree, side by side.
+//!
+//! Directories wait on one stack that all threads take from: the last one first, so that what waits is the siblings
+//! on the way to where the threads are, not a whole level of the tree.
+
+use std::cmp::Ordering;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use mkimg_format::ReadAt;
+use mkimg_format::detached::Sealed;
+use mkimg_format::erofs::{DirEntry, FileSystem, Inode, Nid};
+use mkimg_format::header::Header;
+use mkimg_format::seal::Seal;
+use rustix::io::Errno;
+
+use super::digests::Digests;
+use super::entry::Worker;
+use super::host::{Stat, Tree, is_replaced};
+use super::links::Links;
+use super::names::Names;
+use super::report::{Findings, Kind, TreeReport};
+use super::xattrs::{Handle, sees_trusted};
+use super::{Error, Field, TreeOptions};
+
+/// Most threads that are used.
+const THREADS_MAX: usize = 64;
+
+/// Compares a directory of this machine with an image, or a detached seal, and reports everything that differs.
+///
+/// The image is taken as it is: audit it first. `image` may be a detached seal, opened or not.
+///
+/// # Errors
+/// When nothing could be compared: the directory cannot be opened, or the image has no records. What cannot be read
+/// in the tree is a finding.
+pub fn audit_tree<R: ReadAt + Sync>(
+    image: &R,
+    dir: &Path,
+    options: &TreeOptions<'_>,
+) -> Result<TreeReport, Error> {
+    let image = Sealed::open(image)?;
+    let header = Header::read(&image)?;
+    let fs = FileSystem::open(&image)?;
+    let seal = Seal::open(&image, &header)?;
+    let audit = Audit {
+        digests: Digests::new(&seal, &image)?,
+        tree: Tree::open(dir, options.cross_mounts)?,
+        fs: &fs,
+        options,
+        findings: Findings::new(),
+        links: Links::default(),
+        queue: Queue::default(),
+        sees_trusted: sees_trusted(),
+    };
+    audit.queue.push(Item { parent: Arc::default(), name: Box::default(), nid: fs.root()?.nid });
+    std::thread::scope(|scope| {
+        for _ in 1..options.threads.min(NonZeroUsize::new(THREADS_MAX).unwrap_or(NonZeroUsize::MIN)).get() {
+            // Fewer threads than wished do the same work.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || audit.work());
+        }
+        audit.work();
+    });
+    Ok(audit.finish())
+}
+
+/// All that the threads share.
+pub(super) struct Audit<'a, R> {
+    pub(super) fs: &'a FileSystem<&'a R>,
+    pub(super) digests: Digests<'a, R>,
+    pub(super) tree: Tree,
+    pub(super) options: &'a TreeOptions<'a>,
+    pub(super) findings: Findings,
+    pub(super) links: Links,
+    pub(super) sees_trusted: bool,
+    queue: Queue,
+}
+
+/// A directory that image and tree have both.
+struct Item {
+    /// Path of the directory it is in; empty for the root.
+    parent: Arc<[u8]>,
+    /// Its name; empty for the root.
+    name: Box<[u8]>,
+    nid: Nid,
+}
+
+impl Item {
+    /// Its path, with a slash in front; empty for the root.
+    fn path(&self) -> Vec<u8> {
+        if self.name.is_empty() { Vec::new() } else { join(&self.parent, &self.name) }
+    }
+}
+
+/// A path in a directory whose own is empty if it is the root.
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    [dir, b"/", name].concat()
+}
+
+/// The directories that wait.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Item>,
+    /// Threads that may still find more.
+    busy: usize,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, item: Item) {
+        self.lock().waiting.push(item);
+        self.ready.notify_one();
+    }
+
+    /// The next directory; `None` when there is none and none will come.
+    fn take(&self) -> Option<Item> {
+        let mut state = self.lock();
+        loop {
+            if let Some(item) = state.waiting.pop() {
+                state.busy = state.busy.saturating_add(1);
+                return Some(item);
+            }
+            if state.busy == 0 {
+                return None;
+            }
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// A directory that was taken is done.
+    fn done(&self) {
+        let mut state = self.lock();
+        state.busy = state.busy.saturating_sub(1);
+        if state.busy == 0 && state.waiting.is_empty() {
+            self.ready.notify_all();
+        }
+    }
+}
+
+/// Says that a directory is done, even if doing it panicked: the other threads must not wait for ever.
+struct Done<'a>(&'a Queue);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.done();
+    }
+}
+
+impl<R: ReadAt + Sync> Audit<'_, R> {
+    fn work(&self) {
+        let mut worker = Worker::new(self);
+        let mut names = Names::default();
+        while let Some(item) = self.queue.take() {
+            let _done = Done(&self.queue);
+            self.directory(&item, &mut worker, &mut names);
+        }
+    }
+
+    /// Compares one directory, and everything in it but its directories, which are put on the stack.
+    fn directory(&self, item: &Item, worker: &mut Worker<'_, R>, names: &mut Names) {
+        let path = item.path();
+        let shown = || if path.is_empty() { b"/".to_vec() } else { path.clone() };
+        let failed = |error| self.failed(shown(), error);
+        let inode = match self.fs.inode(item.nid) {
+            Ok(inode) => inode,
+            Err(error) => return self.image_fault(shown(), &error),
+        };
+        let relative = path.strip_prefix(b"/").unwrap_or(&path);
+        let (fd, readable) = match self.tree.open_dir(relative) {
+            Ok(fd) => (fd, true),
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+                failed(error);
+                match self.tree.open_dir_path(relative) {
+                    Ok(fd) => (fd, false),
+                    // Not to be had at all: that has been said.
+                    Err(_) => return,
+                }
+            }
+            Err(error) => return failed(error),
+        };
+        let before = match Stat::of(&fd) {
+            Ok(stat) => stat,
+            Err(error) => return failed(error),
+        };
+        self.findings.count(1, 0);
+        if !path.is_empty() || !self.options.ignores_root() {
+            worker.attributes(&shown, &inode, &before);
+            let fd = std::os::fd::AsFd::as_fd(&fd);
+            worker.xattrs(&shown, &inode, if readable { Handle::Open(fd) } else { Handle::Path(fd) });
+        }
+        if !readable {
+            return;
+        }
+        if let Err(error) = names.read(&fd) {
+            return failed(error);
+        }
+        self.merge(&path, &inode, names, |name, nid| worker.entry(&fd, &path, name, nid));
+        match Stat::of(&fd) {
+            Ok(after) if before.is_unchanged(&after) => {}
+            Ok(_) => {
+                let why = "changed during the audit".to_owned();
+                self.findings.add(shown(), Kind::Changing, None, why);
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Merges the sorted names of image and tree; calls `both` for those that are in both, and puts the directories
+    /// it returns on the stack.
+    fn merge(
+        &self,
+        path: &[u8],
+        inode: &Inode,
+        names: &Names,
+        mut both: impl FnMut(&[u8], Nid) -> Option<Nid>,
+    ) {
+        let mut parent: Option<Arc<[u8]>> = None;
+        let mut index = 0_usize;
+        for entry in self.fs.read_dir(inode) {
+            let entry = match entry {
+                Ok(entry) if entry.is_dot() => continue,
+                Ok(entry) => entry,
+                Err(error) => {
+                    let shown = if path.is_empty() { b"/" } else { path };
+                    return self.image_fault(shown.to_vec(), &error);
+                }
+            };
+            let mut found = false;
+            while let Some(name) = names.get(index) {
+                match name.cmp(&entry.name) {
+                    Ordering::Less => self.extra(join(path, name)),
+                    Ordering::Equal => found = true,
+                    Ordering::Greater => break,
+                }
+                index = index.saturating_add(1);
+                if found {
+                    break;
+                }
+            }
+            if !self.options.ignore_paths.is_empty() && self.options.ignores(&join(path, &entry.name)) {
+                continue;
+            }
+            if !found {
+                self.missing(path, &entry);
+            } else if let Some(nid) = both(&entry.name, entry.nid) {
+                let parent = parent.get_or_insert_with(|| path.into()).clone();
+                self.queue.push(Item { parent, name: entry.name.into(), nid });
+            }
+        }
+        while let Some(name) = names.get(index) {
+            self.extra(join(path, name));
+            index = index.saturating_add(1);
+        }
+    }
+
+    fn extra(&self, path: Vec<u8>) {
+        if !self.options.ignores(&path) {
+            self.findings.add(path, Kind::Extra, None, None);
+        }
+    }
+
+    fn missing(&self, path: &[u8], entry: &DirEntry) {
+        let expected = match self.fs.inode(entry.nid) {
+            Ok(inode) => inode.file_type.word().to_owned(),
+            Err(error) => return self.image_fault(join(path, &entry.name), &error),
+        };
+        self.findings.add(join(path, &entry.name), Kind::Missing, expected, None);
+    }
+
+    /// What the error of a call on a name of the tree means.
+    pub(super) fn failed(&self, path: Vec<u8>, error: Errno) {
+        let (kind, why) = match error {
+            error if is_replaced(error) => (Kind::Changing, "replaced during the audit".to_owned()),
+            error => (Kind::Unreadable, error.to_string()),
+        };
+        self.findings.add(path, kind, None, why);
+    }
+
+    /// The image cannot be read, or breaks the format.
+    pub(super) fn image_fault(&self, path: Vec<u8>, error: &mkimg_format::Error) {
+        self.findings.add(path, Kind::Image, error.to_string(), None);
+    }
+
+    fn finish(self) -> TreeReport {
+        let mut unseen = Vec::new();
+        if self.options.compares(Field::Links) {
+            let everything = self.options.ignore_paths.is_empty() && !self.findings.hides();
+            if !self.links.finish(everything, &self.findings) {
+                unseen.push("hard links: more inodes with several names than can be held".to_owned());
+            }
+        }
+        let trusted = !self.sees_trusted && !self.options.ignores_xattr(b"trusted.any");
+        if self.options.compares(Field::Xattrs) && trusted {
+            let why = "xattrs trusted.*: the system shows them to CAP_SYS_ADMIN only";
+            unseen.push(why.to_owned());
+        }
+        self.findings.finish(unseen)
+    }
+}

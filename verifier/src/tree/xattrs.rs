@@ -1,0 +1,102 @@
+//! Extended attributes of the tree.
+
+use std::os::fd::BorrowedFd;
+
+use mkimg_format::erofs::{Xattr, escape};
+use mkimg_format::hex;
+use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
+
+use super::host::proc_path;
+
+/// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux, in bytes.
+const LIST_MAX: usize = 64 << 10;
+const VALUE_MAX: usize = 64 << 10;
+
+/// Bytes of a value that a report shows.
+const SHOWN: usize = 64;
+
+/// An inode of the tree whose attributes are read.
+#[derive(Clone, Copy)]
+pub(super) enum Handle<'a> {
+    /// Open for reading.
+    Open(BorrowedFd<'a>),
+    /// Open as a path.
+    Path(BorrowedFd<'a>),
+}
+
+/// Reads attributes into buffers of its own.
+pub(super) struct Reader {
+    list: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self { list: vec![0; LIST_MAX], value: vec![0; VALUE_MAX] }
+    }
+
+    /// The names of all attributes, sorted.
+    pub(super) fn names(&mut self, handle: Handle<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+        let list = self.list.as_mut_slice();
+        let length = match handle {
+            Handle::Open(fd) => rustix::fs::flistxattr(fd, list),
+            // What the link in /proc leads to is not followed any further, not even a symbolic link.
+            Handle::Path(fd) => rustix::fs::listxattr(proc_path(fd), list),
+        };
+        let length = match length {
+            Ok(length) => length,
+            // No attributes on this file system.
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(error) => return Err(error),
+        };
+        let list = self.list.get(..length).unwrap_or_default();
+        let mut names: Vec<Vec<u8>> =
+            list.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The value of one attribute; `None` when it is not there any more.
+    pub(super) fn value(&mut self, handle: Handle<'_>, name: &[u8]) -> rustix::io::Result<Option<&[u8]>> {
+        let value = self.value.as_mut_slice();
+        let length = match handle {
+            Handle::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
+            Handle::Path(fd) => rustix::fs::getxattr(proc_path(fd), name, value),
+        };
+        match length {
+            Ok(length) => Ok(self.value.get(..length)),
+            Err(Errno::NODATA) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Name and value on one line: text as text, other short values as digits, long ones by their digest.
+pub(super) fn show(name: &[u8], value: &[u8]) -> String {
+    let name = escape(name);
+    if value.len() > SHOWN {
+        let digest = hex(blake3::hash(value).as_bytes());
+        return format!("{name}: {} bytes, blake3 {digest}", value.len());
+    }
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.chars().any(char::is_control) => format!("{name}=\"{}\"", escape(value)),
+        _ => format!("{name}=0x{}", hex(value)),
+    }
+}
+
+/// As [`show`], for an attribute of the image.
+pub(super) fn show_xattr(xattr: &Xattr) -> String {
+    show(&xattr.name, &xattr.value)
+}
+
+/// Whether `trusted.*` is shown to us: it takes `CAP_SYS_ADMIN`, and not in a user namespace.
+pub(super) fn sees_trusted() -> bool {
+    let capable = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    // The first user namespace maps every number to itself. Another one that does as well is made by root alone.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let words: Vec<&str> = map.split_whitespace().collect();
+    capable && words == ["0", "0", "4294967295"]
+}
