@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mkimg_verify::tree::{Field, Glob};
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
 #[derive(Debug, Parser)]
@@ -28,7 +29,7 @@ Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify` is like d
 pub(crate) enum Command {
     /// Build an image from an OCI layout, an archive, a directory or a tar.
     Build(BuildArgs),
-    /// Check every byte of an image, and name the files that are damaged.
+    /// Check every byte of an image, or a tree that was extracted from it, and name what differs.
     Verify(VerifyArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
@@ -106,12 +107,32 @@ pub(crate) struct ImageArg {
 Examples:
   mkimg verify web.img --root-hash 5d0f...    is this the image that was published?
   mkimg verify web.img --json                 one JSON object a line, the summary last
+  mkimg verify web.img rootfs                 is this tree still what was extracted from it?
+  mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
 
 Without --root-hash the root hash in the image itself is taken: that proves that the image is
 consistent, not whose it is. The first line says which of the two was checked.")]
 pub(crate) struct VerifyArgs {
-    #[command(flatten)]
-    pub image: ImageArg,
+    /// The image file, or its detached seal.
+    #[arg(required_unless_present = "seal", value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+    /// A tree that was extracted from it: compared with its records, file by file.
+    pub dir: Option<PathBuf>,
+    /// The detached seal to compare a tree with: `verify --seal FILE DIR`.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir", requires = "image")]
+    pub seal: Option<PathBuf>,
+    /// Of a tree: a field that may differ; may be given several times.
+    #[arg(long, value_name = "FIELD")]
+    pub ignore: Vec<Field>,
+    /// Of a tree: paths that are left out, with what is below them; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_path: Vec<Glob>,
+    /// Of a tree: names of extended attributes that may differ; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_xattr: Vec<Glob>,
+    /// Of a tree: go on into what is mounted inside it.
+    #[arg(long)]
+    pub cross_mounts: bool,
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,

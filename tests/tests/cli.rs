@@ -412,6 +412,63 @@ fn cat_prints_content() {
     assert_eq!(mkimg(args!["cat", image, "/var/sparse"]).ok().stdout, sparse);
 }
 
+/// An extracted tree is audited against the image: each kind of change is found, and nothing else.
+#[test]
+fn root_verify_of_an_extracted_tree() {
+    require!(Need::Root);
+    let (dir, image) = with_image();
+    let tree = dir.path().join("tree");
+    let seal = dir.path().join("image.seal");
+    let _ = mkimg(args!["seal", image, "-o", seal]).ok();
+    let changes: &[(&str, &str)] = &[
+        (
+            "content",
+            "printf B | dd of=etc/small bs=1 seek=2 conv=notrunc status=none; touch -d @1700000000 etc/small",
+        ),
+        ("mode", "chmod 755 etc/small"),
+        ("uid", "chown 5 etc/small"),
+        ("gid", "chgrp 5 etc/small"),
+        ("mtime", "touch -d @1700000001 etc/small"),
+        ("missing", "rm etc/small; touch -d @1700000000 etc"),
+        ("size", "echo more >>etc/small; touch -d @1700000000 etc/small"),
+        ("xattr", "setfattr -n user.extra -v 1 etc/small"),
+        ("type", "rm etc/small; mkdir etc/small; touch -d @1700000000 etc/small etc"),
+    ];
+    let _ = mkimg(args!["extract", image, tree]).ok();
+    let clean = mkimg(args!["verify", image, tree]).ok().out();
+    assert!(clean.contains("nothing vouches for") && clean.contains("\nclean: "), "{clean}");
+    for (kind, script) in changes {
+        std::fs::remove_dir_all(&tree).unwrap();
+        let _ = mkimg(args!["extract", image, tree]).ok();
+        let _ = command::tool("sh", ["-euc", script]).current_dir(&tree).ok();
+        for baseline in [
+            args!["verify", "--json", image, tree].to_vec(),
+            args!["verify", "--json", "--seal", seal, tree].to_vec(),
+        ] {
+            let lines = mkimg(baseline).output().code(1).json_lines();
+            let found: Vec<_> = lines
+                .iter()
+                .filter_map(|line| Some((line["kind"].as_str()?, line["path"].as_str()?)))
+                .collect();
+            assert_eq!(found, [(*kind, "/etc/small")], "{lines:?}");
+        }
+        let field = match *kind {
+            // More bytes are other content as well, and the first two are no attributes.
+            "missing" | "type" | "size" => continue,
+            "xattr" => "xattrs",
+            other => other,
+        };
+        let _ = mkimg(args!["verify", image, tree, "--ignore", field]).ok();
+        let _ = mkimg(args!["verify", image, tree, "--ignore-path", "/etc/small"]).ok();
+    }
+    // Records that are not what the root hash says are no baseline.
+    let wrong = "0".repeat(64);
+    let line = mkimg(args!["verify", image, tree, "--root-hash", wrong]).output().code(2).error_line();
+    assert!(line.contains("cannot be trusted"), "{line}");
+    let line = mkimg(args!["verify", image, dir.path().join("no-such-tree")]).output().code(2).error_line();
+    assert!(line.contains("no-such-tree"), "{line}");
+}
+
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -1,15 +1,17 @@
 //! `mkimg verify`
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::escape;
 use mkimg_format::hex;
 use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
+use super::verify_tree;
 use crate::args::VerifyArgs;
 use crate::failure;
 use crate::image::open_file;
@@ -49,7 +51,15 @@ struct Summary {
 }
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
-    let path = &args.image.image;
+    match (&args.seal, &args.image, &args.dir) {
+        (Some(seal), Some(dir), None) => verify_tree::run(args, seal, dir),
+        (None, Some(image), Some(dir)) => verify_tree::run(args, image, dir),
+        (None, Some(image), None) => verify(args, image),
+        _ => bail!("nothing to verify"),
+    }
+}
+
+fn verify(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let name = || show(path);
     let image = Sealed::open(open_file(path)?).with_context(name)?;
     let bar = Bar::new();
@@ -70,14 +80,14 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     } else {
         2
     };
-    match print(args, &report) {
+    match print(args, path, &report) {
         // The verdict stands even if nobody reads the report.
         Err(error) if !failure::is_broken_pipe(&error) => Err(error),
         _ => Ok(ExitCode::from(code)),
     }
 }
 
-fn print(args: &VerifyArgs, report: &Report) -> Result<()> {
+fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {
     let mut out = stdout();
     if args.json {
         for finding in &report.findings {
@@ -85,7 +95,7 @@ fn print(args: &VerifyArgs, report: &Report) -> Result<()> {
         }
         json_line(&mut out, &summary(report))?;
     } else {
-        text(args, report, &mut out)?;
+        text(path, report, &mut out)?;
     }
     out.flush()?;
     Ok(())
@@ -129,8 +139,8 @@ fn findings(report: &Report) -> u64 {
     report.truncated_findings.saturating_add(report.findings.len() as u64)
 }
 
-fn text(args: &VerifyArgs, report: &Report, out: &mut impl Write) -> Result<()> {
-    let path = show(&args.image.image);
+fn text(path: &Path, report: &Report, out: &mut impl Write) -> Result<()> {
+    let path = show(path);
     if report.anchored {
         writeln!(out, "{path}: checked against the given root hash")?;
     } else {

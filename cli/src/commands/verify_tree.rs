@@ -1,0 +1,170 @@
+//! `mkimg verify IMAGE DIR`
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use mkimg_format::detached::{Sealed, WithoutData};
+use mkimg_format::erofs::escape;
+use mkimg_format::header::Header;
+use mkimg_format::hex;
+use mkimg_verify::tree::{Difference, TreeOptions, TreeReport, audit_tree};
+use mkimg_verify::{Options, verify_image};
+use serde::Serialize;
+
+use crate::args::VerifyArgs;
+use crate::failure;
+use crate::image::open_file;
+use crate::output::{count, json_line, show, size, stdout, text_and_base64};
+use crate::progress::Bar;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    clean: bool,
+    complete: bool,
+    anchored: bool,
+    root_hash: String,
+    entries: u64,
+    bytes: u64,
+    findings: u64,
+    unseen: &'a [String],
+}
+
+/// What the tree was compared with.
+struct Baseline {
+    anchored: bool,
+    root_hash: [u8; 32],
+}
+
+/// Audits `dir` against the image or detached seal `baseline`.
+pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
+    let threads = super::threads(args.threads);
+    let image = Sealed::open(open_file(baseline)?).with_context(|| show(baseline))?;
+    let header = Header::read(&image).with_context(|| show(baseline))?;
+
+    // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
+    let records = WithoutData::new(&image, &header);
+    let options = Options { root_hash: args.root_hash, threads, progress: None };
+    let checked = verify_image(&records, &options).with_context(|| show(baseline))?;
+    if !checked.is_clean() {
+        let findings = count(checked.findings.len() as u64, "finding");
+        bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(baseline));
+    }
+    let baseline = Baseline { anchored: checked.anchored, root_hash: checked.root_hash };
+
+    let bar = Bar::new();
+    let (done, total) = (AtomicU64::new(0), header.hash_offset());
+    let advance = |bytes| {
+        let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        bar.show("check", done, total.max(done));
+    };
+    let options = TreeOptions {
+        threads,
+        ignore: &args.ignore,
+        ignore_paths: &args.ignore_path,
+        ignore_xattrs: &args.ignore_xattr,
+        cross_mounts: args.cross_mounts,
+        progress: Some(&advance),
+    };
+    let report = audit_tree(&image, dir, &options);
+    bar.clear();
+    let report = report.with_context(|| show(dir))?;
+    let code = if report.is_clean() {
+        0
+    } else if report.complete {
+        1
+    } else {
+        2
+    };
+    match print(args, dir, &baseline, &report) {
+        // The verdict stands even if nobody reads the report.
+        Err(error) if !failure::is_broken_pipe(&error) => Err(error),
+        _ => Ok(ExitCode::from(code)),
+    }
+}
+
+fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport) -> Result<()> {
+    let mut out = stdout();
+    if args.json {
+        for difference in &report.findings {
+            json_line(&mut out, &line(difference))?;
+        }
+        let summary = Summary {
+            clean: report.is_clean(),
+            complete: report.complete,
+            anchored: baseline.anchored,
+            root_hash: hex(&baseline.root_hash),
+            entries: report.entries,
+            bytes: report.bytes,
+            findings: findings(report),
+            unseen: &report.unseen,
+        };
+        json_line(&mut out, &summary)?;
+    } else {
+        text(dir, baseline, report, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn findings(report: &TreeReport) -> u64 {
+    report.truncated.saturating_add(report.findings.len() as u64)
+}
+
+fn line(difference: &Difference) -> Line<'_> {
+    let (path, path_b64) = text_and_base64(&difference.path);
+    Line {
+        kind: difference.kind.word(),
+        path,
+        path_b64,
+        expected: difference.expected.as_deref(),
+        found: difference.found.as_deref(),
+    }
+}
+
+fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Write) -> Result<()> {
+    let dir = show(dir);
+    if baseline.anchored {
+        writeln!(out, "{dir}: compared with the sealed records of the given root hash")?;
+    } else {
+        writeln!(
+            out,
+            "{dir}: compared with records that nothing vouches for; give --root-hash to know whose they are"
+        )?;
+    }
+    for difference in &report.findings {
+        write!(out, "{:<10} {}", difference.kind.word(), escape(&difference.path))?;
+        match (&difference.expected, &difference.found) {
+            (Some(expected), Some(found)) => writeln!(out, "  {expected} -> {found}")?,
+            (Some(expected), None) => writeln!(out, "  was {expected}")?,
+            (None, Some(found)) => writeln!(out, "  now {found}")?,
+            (None, None) => writeln!(out)?,
+        }
+    }
+    for unseen in &report.unseen {
+        writeln!(out, "not seen: {unseen}")?;
+    }
+    let looked = format!("{} and {} of content compared", count(report.entries, "name"), size(report.bytes));
+    if report.is_clean() {
+        writeln!(out, "clean: {looked}")?;
+    } else {
+        let incomplete = if report.complete { "" } else { ", and not everything could be looked at" };
+        writeln!(out, "NOT clean: {}{incomplete}; {looked}", count(findings(report), "difference"))?;
+    }
+    Ok(())
+}
