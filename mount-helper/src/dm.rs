@@ -10,8 +10,8 @@
 //! the parameters decide which bytes can be read, so the bytes are the same whichever copy of the
 //! image lies below.
 
+use mkimg_format::hex;
 use std::fmt;
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -495,13 +495,6 @@ fn open_node(number: DevNumber) -> rustix::io::Result<OwnedFd> {
         }
     }
     Err(Errno::NOENT)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::mountinfo::{self, MountEntry};
 use crate::overlay::OverlaySource;
 
 /// The first eight bytes of an image.
-pub const MAGIC: [u8; 8] = *b"mkimg\r\n\x1a";
+pub use mkimg_format::header::MAGIC;
 
 /// What lies between the file system and the image.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -201,10 +201,12 @@ impl MountOptions {
                 }
             }
             ("loop", None) => self.via = Via::Loop,
-            ("roothash", Some(value)) => match unhex(value) {
-                Some(hash) => self.root_hash = Some(hash),
-                None => return bad("need 64 hexadecimal digits"),
-            },
+            ("roothash", Some(value)) => {
+                match std::str::from_utf8(value).ok().and_then(mkimg_format::parse_sha256) {
+                    Some(hash) => self.root_hash = Some(hash),
+                    None => return bad("need 64 hexadecimal digits"),
+                }
+            }
             ("upperdir" | "workdir", Some(value)) => {
                 if value.is_empty() {
                     return bad("need a directory");
@@ -263,20 +265,6 @@ fn split(text: &OsStr) -> Result<Vec<OsString>> {
     }
     options.push(current);
     Ok(options.into_iter().filter(|option| !option.is_empty()).map(OsString::from_vec).collect())
-}
-
-fn unhex(digits: &[u8]) -> Option<[u8; 32]> {
-    let (pairs, rest) = digits.as_chunks::<2>();
-    if pairs.len() != 32 || !rest.is_empty() {
-        return None;
-    }
-    let mut out = [0u8; 32];
-    for (to, pair) in out.iter_mut().zip(pairs) {
-        let [high, low] = *pair;
-        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        *to = digit(high)?.checked_mul(16)?.checked_add(digit(low)?)?;
-    }
-    Some(out)
 }
 
 #[cfg(test)]

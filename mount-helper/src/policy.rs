@@ -336,11 +336,11 @@ fn guarantee(policy: VerityPolicy, checked: &CheckedImage) -> String {
     match policy {
         VerityPolicy::Kernel | VerityPolicy::Auto => format!(
             "the kernel checks every block it reads against root hash {}; a block that does not match is an I/O error",
-            dm::hex(&checked.root_hash)
+            mkimg_format::hex(&checked.root_hash)
         ),
         VerityPolicy::Once => format!(
             "checked once before the mount against root hash {}; later changes of the backing file are not noticed by the kernel",
-            dm::hex(&checked.root_hash)
+            mkimg_format::hex(&checked.root_hash)
         ),
         VerityPolicy::Off => {
             "not checked: the content may differ from what was built, now and later".to_owned()

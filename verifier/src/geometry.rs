@@ -8,7 +8,7 @@ use mkimg_format::erofs::{Superblock, raw};
 use mkimg_format::header::{HEADER_LEN, Header};
 use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{self, Level};
-use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
+use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256, hex};
 
 use crate::Error;
 use crate::report::{Findings, Region, unreadable};
@@ -394,10 +394,6 @@ impl Geometry {
             Region::Seal
         }
     }
-}
-
-fn hex(digest: &Sha256) -> String {
-    mkimg_format::hex(digest)
 }
 
 /// One finding that spans the non-zero bytes of a range that must be zero; `base` is the offset of the block.

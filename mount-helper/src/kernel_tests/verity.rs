@@ -63,7 +63,7 @@ fn root_dm_verity() {
     };
     let (target, second) = (bench.at("mnt"), bench.at("mnt2"));
     fs::create_dir(&second).unwrap();
-    let name = format!("mkimg-{}", dm::hex(&checked.root_hash));
+    let name = format!("mkimg-{}", mkimg_format::hex(&checked.root_hash));
     // Deferred removal is done by a kernel thread.
     let gone = |name: &str, context: &str| {
         for _ in 0..100 {
