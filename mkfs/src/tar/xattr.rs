@@ -1,5 +1,10 @@
 //! Extended attributes in PAX records, as star (`SCHILY.xattr`) and libarchive (`LIBARCHIVE.xattr`) write them.
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, NO_PAD};
+
 use super::fault::Fault;
 use super::pax::bad;
 
@@ -33,38 +38,18 @@ pub(super) fn percent_decoded(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Base64 in the standard alphabet, padded or not.
-pub(super) fn base64_decoded(key: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
-    let problem = || bad(key, value, "not base64");
-    let padding = value.iter().rev().take_while(|&&byte| byte == b'=').count();
-    let digits = &value[..value.len() - padding];
-    let tail = digits.len() % 4;
-    let complete = padding == 0 || (tail != 0 && tail + padding == 4);
-    if tail == 1 || !complete {
-        return Err(problem());
-    }
-    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    for group in digits.chunks(4) {
-        let mut bits = 0u32;
-        for at in 0..4 {
-            let digit = group.get(at).map_or(Some(0), |&byte| sextet(byte)).ok_or_else(problem)?;
-            bits = bits << 6 | u32::from(digit);
-        }
-        let [_, bytes @ ..] = bits.to_be_bytes();
-        out.extend_from_slice(&bytes[..group.len() - 1]);
-    }
-    Ok(out)
-}
+/// Unused bits of the last digit are not looked at.
+const LENIENT: GeneralPurposeConfig = NO_PAD.with_decode_allow_trailing_bits(true);
+const UNPADDED: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const PADDED: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    LENIENT.with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
+);
 
-fn sextet(byte: u8) -> Option<u8> {
-    match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    }
+/// Base64 in the standard alphabet, padded in full or not at all.
+pub(super) fn base64_decoded(key: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
+    let engine = if value.ends_with(b"=") { &PADDED } else { &UNPADDED };
+    engine.decode(value).map_err(|_| bad(key, value, "not base64"))
 }
 
 #[cfg(test)]
