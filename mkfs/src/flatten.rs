@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::entry::{Entry, FileData, Node as EntryNode, Scan, Span, XattrPair, XattrSet, text_at};
+use crate::entry::{
+    Attributes, Entry, FileData, Node as EntryNode, Place, Scan, Span, XattrPair, XattrSet, text_at,
+};
 use crate::error::{Error, Problem, Result};
 use crate::path::{EntryPath, Marker, components, is_marker_name};
 use crate::tree::{InodeId, NO_LAYER, Node, ROOT, Tree};
@@ -35,7 +37,7 @@ pub(crate) struct Flat {
 impl Flat {
     /// Content of the file with an index in a layer.
     pub(crate) fn file(&self, layer: u32, index: u32) -> Option<&FileData> {
-        self.layers.get(layer as usize)?.files.get(index as usize)
+        file_in(&self.layers, layer, index)
     }
 
     /// A path of the file with an index in a layer, for messages: looks at the whole tree.
@@ -54,6 +56,11 @@ impl Flat {
         }
         Vec::new()
     }
+}
+
+/// Content of the file with an index in a layer.
+fn file_in(layers: &[LayerFiles], layer: u32, index: u32) -> Option<&FileData> {
+    layers.get(layer as usize)?.files.get(index as usize)
 }
 
 /// Applies layers to a tree.
@@ -92,7 +99,7 @@ impl Flattener {
             shipped.shipped.add(file.size);
         }
         self.flat.waste.layers.push(shipped);
-        let keeps_text = scan.files.iter().any(|file| matches!(file.place, crate::entry::Place::Host(_)));
+        let keeps_text = scan.files.iter().any(|file| matches!(file.place, Place::Host(_)));
         self.flat.layers.push(LayerFiles { files: std::mem::take(&mut scan.files), text: Vec::new() });
 
         let text = std::mem::take(&mut scan.text);
@@ -107,19 +114,15 @@ impl Flattener {
             self.hide(layer, &text, &entries).map_err(|(span, problem)| fail(span, problem))?;
         }
         for entry in &entries {
-            let attributes = crate::entry::Attributes {
-                xattrs: sets.get(entry.attributes.xattrs.0 as usize).copied().unwrap_or_default(),
-                ..entry.attributes
-            };
-            let path =
-                EntryPath::parse(text_at(&text, entry.path)).map_err(|problem| fail(entry.path, problem))?;
-            if has_markers && Marker::of(&path).map_err(|problem| fail(entry.path, problem))? != Marker::None
-            {
+            let fail = |problem| fail(entry.path, problem);
+            let path = EntryPath::parse(text_at(&text, entry.path)).map_err(fail)?;
+            if has_markers && Marker::of(&path).map_err(fail)? != Marker::None {
                 self.forget(layer, entry.node);
                 continue;
             }
-            self.place(layer, &text, path, &Entry { attributes, ..*entry })
-                .map_err(|problem| fail(entry.path, problem))?;
+            let xattrs = sets.get(entry.attributes.xattrs.0 as usize).copied().unwrap_or_default();
+            let entry = Entry { attributes: Attributes { xattrs, ..entry.attributes }, ..*entry };
+            self.place(layer, &text, path, &entry).map_err(fail)?;
         }
         if keeps_text && let Some(files) = self.flat.layers.last_mut() {
             files.text = text;
@@ -190,10 +193,7 @@ impl Flattener {
         let Flat { tree, layers, waste, .. } = &mut self.flat;
         tree.remove(dir, name, &mut |inode, path| {
             let size = match inode.node {
-                Node::File(index) => layers
-                    .get(inode.layer as usize)
-                    .and_then(|layer| layer.files.get(index as usize))
-                    .map_or(0, |file| file.size),
+                Node::File(index) => file_in(layers, inode.layer, index).map_or(0, |file| file.size),
                 _ => 0,
             };
             waste.gone(inode, size, path, cause);
@@ -273,7 +273,7 @@ impl Flattener {
                 return Err(Problem::ThroughMarker(name));
             }
             self.remove(dir, &name, Cause::Replaced);
-            dir = self.flat.tree.add_dir(dir, &name, crate::entry::Attributes::IMPLIED, NO_LAYER)?;
+            dir = self.flat.tree.add_dir(dir, &name, Attributes::IMPLIED, NO_LAYER)?;
         }
         Ok(dir)
     }

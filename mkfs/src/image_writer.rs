@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use mkimg_format::merkle::{Builder, hash_block};
+use mkimg_format::merkle::{Builder, Sink, hash_block};
 use mkimg_format::verity::{Level, levels};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
@@ -100,15 +100,9 @@ impl<'f> ImageWriter<'f> {
     /// Ends the protected area and writes the rest of the tree; returns the root hash.
     pub(crate) fn finish(mut self) -> io::Result<Sha256> {
         self.drain()?;
-        let Self { file, tree, levels, .. } = self;
-        let mut outcome = Ok(());
-        let root = tree.finish(&mut |level: usize, index: u64, block: &[u8; BLOCK_LEN]| {
-            let written = write_hash_block(file, &levels, level, index, block);
-            if outcome.is_ok() {
-                outcome = written;
-            }
-        });
-        outcome.map(|()| root)
+        let mut blocks = HashBlocks::new(self.file, &self.levels);
+        let root = self.tree.finish(&mut blocks);
+        blocks.outcome.map(|()| root)
     }
 
     /// Hands the buffer to a worker.
@@ -137,18 +131,12 @@ impl<'f> ImageWriter<'f> {
         let (buffer, hashes) =
             done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
         self.spare.push(buffer);
-        let Self { file, tree, levels, leaves, .. } = self;
-        let mut outcome = Ok(());
+        let mut blocks = HashBlocks::new(self.file, &self.levels);
         for leaf in &hashes {
-            leaves(leaf);
-            tree.push(leaf, &mut |level: usize, index: u64, block: &[u8; BLOCK_LEN]| {
-                let written = write_hash_block(file, levels, level, index, block);
-                if outcome.is_ok() {
-                    outcome = written;
-                }
-            });
+            (self.leaves)(leaf);
+            self.tree.push(leaf, &mut blocks);
         }
-        outcome
+        blocks.outcome
     }
 }
 
@@ -179,13 +167,27 @@ fn work(file: &File, queue: &Mutex<Receiver<Job>>) {
     }
 }
 
-fn write_hash_block(
-    file: &File,
-    levels: &[Level],
-    level: usize,
-    index: u64,
-    block: &[u8; BLOCK_LEN],
-) -> io::Result<()> {
-    let level = levels.get(level).ok_or_else(|| io::Error::other("more hash blocks than planned"))?;
-    file.write_all_at(block, level.block_offset(index))
+/// Writes hash blocks to their places, and keeps the first error.
+struct HashBlocks<'a> {
+    file: &'a File,
+    levels: &'a [Level],
+    outcome: io::Result<()>,
+}
+
+impl<'a> HashBlocks<'a> {
+    const fn new(file: &'a File, levels: &'a [Level]) -> Self {
+        Self { file, levels, outcome: Ok(()) }
+    }
+}
+
+impl Sink for HashBlocks<'_> {
+    fn block(&mut self, level: usize, index: u64, block: &[u8; BLOCK_LEN]) {
+        let written = match self.levels.get(level) {
+            Some(level) => self.file.write_all_at(block, level.block_offset(index)),
+            None => Err(io::Error::other("more hash blocks than planned")),
+        };
+        if self.outcome.is_ok() {
+            self.outcome = written;
+        }
+    }
 }

@@ -12,6 +12,11 @@ pub(crate) mod verify;
 mod verify_tree;
 
 use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::failure;
 
 /// Threads when nobody asks for more: each takes some two MiB in a build.
 const THREADS_DEFAULT: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
@@ -20,6 +25,18 @@ const THREADS_DEFAULT: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not 0");
 fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
     let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     asked.unwrap_or_else(|| processors().min(THREADS_DEFAULT))
+}
+
+/// Exit status of an audit, as diff(1) has it: clean, differences, could not look at everything.
+///
+/// The verdict stands even if nobody reads the report, so a closed pipe does not count.
+fn verdict(clean: bool, complete: bool, printed: Result<()>) -> Result<ExitCode> {
+    match printed {
+        Err(error) if !failure::is_broken_pipe(&error) => Err(error),
+        _ if clean => Ok(ExitCode::SUCCESS),
+        _ if complete => Ok(ExitCode::from(1)),
+        _ => Ok(ExitCode::from(2)),
+    }
 }
 
 /// A kernel version as it is written.

@@ -13,7 +13,6 @@ use serde::Serialize;
 
 use super::verify_tree;
 use crate::args::VerifyArgs;
-use crate::failure;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_or_base64};
 use crate::progress::Bar;
@@ -73,18 +72,7 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let report = verify_image(&image, &options);
     bar.clear();
     let report = report.with_context(name)?;
-    let code = if report.is_clean() {
-        0
-    } else if report.complete {
-        1
-    } else {
-        2
-    };
-    match print(args, path, &report) {
-        // The verdict stands even if nobody reads the report.
-        Err(error) if !failure::is_broken_pipe(&error) => Err(error),
-        _ => Ok(ExitCode::from(code)),
-    }
+    super::verdict(report.is_clean(), report.complete, print(args, path, &report))
 }
 
 fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {

@@ -15,7 +15,6 @@ use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
-use crate::failure;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_and_base64};
 use crate::progress::Bar;
@@ -84,18 +83,7 @@ pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<Exit
     let report = audit_tree(&image, dir, &options);
     bar.clear();
     let report = report.with_context(|| show(dir))?;
-    let code = if report.is_clean() {
-        0
-    } else if report.complete {
-        1
-    } else {
-        2
-    };
-    match print(args, dir, &baseline, &report) {
-        // The verdict stands even if nobody reads the report.
-        Err(error) if !failure::is_broken_pipe(&error) => Err(error),
-        _ => Ok(ExitCode::from(code)),
-    }
+    super::verdict(report.is_clean(), report.complete, print(args, dir, &baseline, &report))
 }
 
 fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport) -> Result<()> {
