@@ -13,12 +13,12 @@ use rustix::io::Errno;
 use rustix::mount::FsOpenFlags;
 use rustix::thread::CapabilitySet;
 
-use crate::dm;
 use crate::error::{Error, Result, errno_of};
-use crate::ioctl;
-use crate::loop_device::{LoopDevice, LoopOptions};
 use crate::mount::{Context, MountAttrs};
 use crate::tiny_image::{self, Algorithm};
+use mkimg_kernel::dm;
+use mkimg_kernel::fsverity;
+use mkimg_kernel::loop_device::{LoopDevice, LoopOptions};
 
 /// Magic of tmpfs in statfs(2), which cannot back a mount from a file.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -285,7 +285,7 @@ fn fs_verity() -> Probe {
     let without = "files of an extracted tree are checked in user space only";
     let answer = temp_file(b"x").and_then(|(dir, file)| {
         let file = reopen_read_only(&file, &dir)?;
-        Ok((dir, ioctl::measure_verity(&file)))
+        Ok((dir, fsverity::measure(&file)))
     });
     match answer {
         Ok((dir, Err(Errno::NODATA) | Ok(_))) => {

@@ -7,17 +7,12 @@
 //! No state is kept in files: [`mounts()`] and [`umount()`] read what is there from the kernel.
 //!
 //! Nothing here runs another program, and nothing prints.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod check;
-pub mod dm;
 pub mod doctor;
 mod error;
-mod ioctl;
-pub mod loop_device;
 pub mod mount;
-pub mod mountinfo;
-pub mod mounts;
 pub mod options;
 pub mod overlay;
 mod pin;
@@ -27,9 +22,7 @@ pub mod umount;
 
 pub use check::check_image;
 pub use error::{Error, Result};
-pub use loop_device::{LoopDevice, LoopOptions};
 pub use mount::{Identity, MountAttrs, Source, mount_erofs};
-pub use mounts::{Backing, ImageMount, mounts};
 pub use policy::{CheckedImage, MountRequest, Mounted, VerityPolicy, Via, mount};
 pub use umount::{UmountOptions, Unmounted, umount};
 

@@ -23,7 +23,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
@@ -32,8 +32,7 @@ use crate::pin::{Pinned, with_pinned_path};
 
 /// Most text taken from a file system context, in bytes.
 const MAX_LOG: usize = 4096;
-/// Longest text option, in bytes.
-pub(crate) const MAX_STRING: usize = 255;
+pub(crate) use mkimg_kernel::overlay_source::MAX_STRING;
 
 /// Attributes of the mount. The image is read-only in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +198,7 @@ pub(crate) fn detached_with(
                 Pinned::Called(result) => result?,
                 Pinned::Impossible(_) if pin == Pin::Try => fs.create()?,
                 Pinned::Impossible(errno) => {
-                    return Err(Error::Path { what: "pin path of image", path: path.to_path_buf(), errno });
+                    return Err(Error::Unpinned { path: path.to_path_buf(), errno });
                 }
             }
         }
@@ -219,7 +218,7 @@ fn check_unchanged(fd: BorrowedFd<'_>, path: &Path, before: &Identity) -> Result
         Err(Errno::NOENT | Errno::NOTDIR) => {
             return Err(Error::Changed { path: path.to_path_buf(), what: "file" });
         }
-        Err(errno) => return Err(Error::Path { what: "stat image", path: path.to_path_buf(), errno }),
+        Err(errno) => return Err(Error::at("stat image", path)(errno)),
     };
     match there.difference(&now).or_else(|| before.difference(&now)) {
         Some(what) => Err(Error::Changed { path: path.to_path_buf(), what }),
@@ -345,24 +344,4 @@ impl Context {
         }
         text
     }
-}
-
-/// Opens a path for reading without side effects on special files.
-pub(crate) fn open_image(path: &Path) -> Result<std::fs::File> {
-    // O_NONBLOCK: a FIFO must not block the open.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(Error::at("open image", path))?;
-    let stat = rustix::fs::fstat(&fd).map_err(Error::at("stat image", path))?;
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile | FileType::BlockDevice => {
-            rustix::fs::fcntl_setfl(&fd, OFlags::empty()).map_err(Error::at("open image", path))?;
-            return Ok(std::fs::File::from(fd));
-        }
-        FileType::Directory => "directory",
-        FileType::Fifo => "fifo",
-        FileType::Socket => "socket",
-        FileType::CharacterDevice => "character device",
-        _ => "special file",
-    };
-    Err(Error::NotAnImage { path: path.to_path_buf(), kind })
 }

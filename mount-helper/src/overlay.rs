@@ -8,14 +8,12 @@
 //! | 6.15 | descriptor of the detached mount (`lowerdir+` by descriptor is 6.13) |
 //! | 5.2 to 6.14 | a private directory below `/run/mkimg`, mounted for the moment and detached again |
 //!
-//! The overlay's *source* string is free text to the kernel. It is `mkimg:DEVICE:IMAGE`, where DEVICE
-//! is `file`, `dev` (the image is a block device), `loopN` or `dm-N`: with it the overlay can be listed although its lower layer has no
-//! line in mountinfo. A path too long for the mount API is left out below a loop or mapped device,
-//! where the kernel tells it anyway.
+//! The overlay's *source* string is an [`OverlaySource`]: with it the overlay can be listed although its
+//! lower layer has no line in mountinfo.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
@@ -24,60 +22,10 @@ use rustix::mount::{MoveMountFlags, UnmountFlags};
 
 use crate::error::{Error, Result};
 use crate::mount::{Context, MAX_STRING, MountAttrs};
+use mkimg_kernel::overlay_source::OverlaySource;
 
-/// First word of an overlay's source string.
-const SOURCE_PREFIX: &[u8] = b"mkimg:";
 /// Where private mount points are made.
 const RUN_DIR: &str = "/run/mkimg";
-
-/// What an overlay's source string says about its lower layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverlaySource {
-    /// `file`, `dev`, `loopN` or `dm-N`.
-    pub device: String,
-    /// Absolute path of the image when it was mounted; `/` where it did not fit.
-    pub image: PathBuf,
-}
-
-impl OverlaySource {
-    /// The string for mountinfo.
-    #[must_use]
-    pub fn to_source(&self) -> OsString {
-        let mut bytes = SOURCE_PREFIX.to_vec();
-        bytes.extend_from_slice(self.device.as_bytes());
-        bytes.push(b':');
-        let image = self.image.as_os_str().as_bytes();
-        let told_by_device = self.device.starts_with("loop") || self.device.starts_with("dm-");
-        if told_by_device && bytes.len().saturating_add(image.len()) > MAX_STRING {
-            bytes.push(b'/');
-        } else {
-            bytes.extend_from_slice(image);
-        }
-        OsString::from_vec(bytes)
-    }
-
-    /// Reads a source string; `None` when it is not of this form.
-    #[must_use]
-    pub fn parse(source: &OsStr) -> Option<Self> {
-        let rest = source.as_bytes().strip_prefix(SOURCE_PREFIX)?;
-        let colon = rest.iter().position(|b| *b == b':')?;
-        let (device, image) = rest.split_at(colon);
-        let device = std::str::from_utf8(device).ok()?;
-        let numbered = |prefix| {
-            device
-                .strip_prefix(prefix)
-                .is_some_and(|n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-        };
-        if device != "file" && device != "dev" && !numbered("loop") && !numbered("dm-") {
-            return None;
-        }
-        let image = image.strip_prefix(b":")?;
-        if image.first() != Some(&b'/') {
-            return None;
-        }
-        Some(Self { device: device.to_owned(), image: PathBuf::from(OsStr::from_bytes(image)) })
-    }
-}
 
 /// The two directories of an overlay, opened and checked; those made are removed unless kept.
 #[derive(Debug)]
@@ -304,48 +252,5 @@ impl Drop for PrivateMount {
             let _ = rustix::mount::unmount(&self.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
         let _ = rustix::fs::rmdir(&self.path);
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn source_strings_fit_the_mount_api() {
-        let image = PathBuf::from(format!("/{}", "x".repeat(300)));
-        for device in ["loop0", "dm-12"] {
-            let source = OverlaySource { device: device.to_owned(), image: image.clone() }.to_source();
-            assert_eq!(source, OsString::from(format!("mkimg:{device}:/")));
-            assert_eq!(OverlaySource::parse(&source).unwrap().device, device);
-        }
-    }
-
-    #[test]
-    fn source_strings() {
-        for (device, image) in
-            [("file", "/a"), ("loop12", "/x:y,z \\"), ("dm-0", "/mkimg:file:/b"), ("dev", "/dev/vdb")]
-        {
-            let source = OverlaySource { device: device.to_owned(), image: PathBuf::from(image) };
-            assert_eq!(source.to_source(), OsString::from(format!("mkimg:{device}:{image}")));
-            assert_eq!(OverlaySource::parse(&source.to_source()), Some(source));
-        }
-        for other in [
-            "",
-            "overlay",
-            "mkimg",
-            "mkimg:",
-            "mkimg:file",
-            "mkimg:file:",
-            "mkimg:file:rel",
-            "mkimg:loop:/a",
-            "mkimg:loopx:/a",
-            "mkimg:/a",
-            "mkimg::/a",
-            "xmkimg:file:/a",
-        ] {
-            assert_eq!(OverlaySource::parse(OsStr::new(other)), None, "{other}");
-        }
     }
 }

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::dm::{self, DevNumber, OnCorruption, VerityDevice, VerityTarget};
 use crate::error::{Error, Result, errno_of};
-use crate::loop_device::{LoopDevice, LoopOptions};
-use crate::mount::{Identity, MAX_STRING, MountAttrs, Pin, Source, Step, Target, detached_with, open_image};
-use crate::overlay::{Layers, OverlaySource, detached_overlay};
+use crate::mount::{Identity, MAX_STRING, MountAttrs, Pin, Source, Step, Target, detached_with};
+use crate::overlay::{Layers, detached_overlay};
+use mkimg_kernel::dm::{self, DevNumber, OnCorruption, VerityDevice, VerityTarget};
+use mkimg_kernel::image_file::open_image;
+use mkimg_kernel::loop_device::{LoopDevice, LoopOptions};
+use mkimg_kernel::overlay_source::OverlaySource;
 
 /// Bytes in a block of an image, of its data and of its hash tree alike.
 const BLOCK: u64 = 4096;
@@ -197,7 +199,7 @@ impl Image {
 
     fn attach_loop(&self) -> Result<LoopDevice> {
         let options = LoopOptions { direct_io: true, name: Some(&self.path), ..LoopOptions::default() };
-        LoopDevice::attach(self.file.as_fd(), &options)
+        Ok(LoopDevice::attach(self.file.as_fd(), &options)?)
     }
 }
 
@@ -214,7 +216,7 @@ fn resolve(policy: VerityPolicy) -> Result<VerityPolicy> {
         VerityPolicy::Auto if dm::available().is_ok() => Ok(VerityPolicy::Kernel),
         VerityPolicy::Auto => Ok(VerityPolicy::Once),
         VerityPolicy::Kernel => {
-            dm::available()?;
+            dm::available().map_err(mkimg_kernel::Error::from)?;
             Ok(policy)
         }
         VerityPolicy::Once | VerityPolicy::Off => Ok(policy),
@@ -247,7 +249,7 @@ fn plain_mount(image: &Image, via: Via, attrs: MountAttrs, hook: &mut dyn FnMut(
 /// stacked file systems, `EINVAL` where the file system cannot serve the kernel's reads (tmpfs), and
 /// when the path cannot be pinned or is too long for the mount API.
 fn file_backed_refused(error: &Error) -> bool {
-    let unpinned = matches!(error, Error::Path { what: "pin path of image", .. });
+    let unpinned = matches!(error, Error::Unpinned { .. });
     let kernel = matches!(error, Error::Kernel { .. });
     unpinned
         || kernel
@@ -285,11 +287,9 @@ fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Res
     let hash_start_block = match checked.hash_offset.checked_rem(BLOCK) {
         Some(0) => checked.hash_offset / BLOCK,
         _ => {
-            return Err(Error::VerityParameter {
-                field: "hash offset",
-                value: checked.hash_offset.to_string(),
-                need: "a multiple of 4096",
-            });
+            let (field, need) = ("hash offset", "a multiple of 4096");
+            let value = checked.hash_offset.to_string();
+            return Err(mkimg_kernel::Error::VerityParameter { field, value, need }.into());
         }
     };
     let loop_device = if image.is_device { None } else { Some(image.attach_loop()?) };

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::UnmountFlags;
 
-use crate::dm;
 use crate::error::{Error, Result, errno_of};
-use crate::mountinfo;
-use crate::mounts::{Backing, ImageMount, image_mount};
+use mkimg_kernel::dm;
+use mkimg_kernel::mountinfo;
+use mkimg_kernel::mounts::{Backing, ImageMount, image_mount};
 
 /// How to unmount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

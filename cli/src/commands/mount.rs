@@ -6,9 +6,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use mkimg_mount::{
-    Backing, MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image,
-};
+use mkimg_kernel::mounts::{Backing, mounts};
+use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image};
 use serde::Serialize;
 
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
@@ -88,7 +87,7 @@ struct Line {
 
 pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
     let mut out = stdout();
-    for mount in mkimg_mount::mounts()? {
+    for mount in mounts()? {
         let line = Line {
             target: lossy(&mount.target),
             image: lossy(&mount.image),

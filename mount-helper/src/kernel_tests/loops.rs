@@ -102,7 +102,7 @@ fn root_loop_race_for_a_free_device_is_retried() {
     // Without end it is given up, and nothing is left.
     let mut thieves = Vec::new();
     let failed = LoopDevice::attach_with(image.as_fd(), &options, &mut |number| steal(number, &mut thieves));
-    assert!(matches!(failed, Err(Error::NoLoop { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(System::NoLoop { .. })), "{failed:?}");
     drop(thieves);
     drop(device);
     bench.assert_clean("after the race");

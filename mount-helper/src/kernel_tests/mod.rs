@@ -22,12 +22,16 @@ use rustix::fs::{CWD, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::loop_device::bound_devices;
-use crate::mount::{Pin, Step, Target, detached_with, open_image};
-use crate::mounts::MAGIC;
-use crate::overlay::{Layers, Naming, OverlaySource, overlay_with};
+use crate::mount::{Pin, Step, Target, detached_with};
+use crate::overlay::{Layers, Naming, overlay_with};
 use crate::policy::mount_with;
 use crate::*;
+use mkimg_kernel::Error as System;
+use mkimg_kernel::image_file::open_image;
+use mkimg_kernel::loop_device::{LoopDevice, LoopOptions, bound_devices};
+use mkimg_kernel::mounts::{Backing, ImageMount, MAGIC, mounts};
+use mkimg_kernel::overlay_source::OverlaySource;
+use mkimg_kernel::{dm, mountinfo};
 
 /// Loop devices are a resource of the whole machine: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -344,7 +348,10 @@ fn root_umount_looks_first() {
     let (image, target) = (bench.at("image"), bench.at("mnt"));
     let plain = UmountOptions::default();
     assert!(matches!(umount(&target, plain), Err(Error::NotMounted { .. })));
-    assert!(matches!(umount(&bench.at("missing"), plain), Err(Error::Path { errno: Errno::NOENT, .. })));
+    assert!(matches!(
+        umount(&bench.at("missing"), plain),
+        Err(Error::System(System::Path { errno: Errno::NOENT, .. }))
+    ));
     rustix::mount::mount("tmp", &target, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
     assert!(matches!(umount(&target, plain), Err(Error::NotOurs { .. })));
     umount(&target, UmountOptions { force: true, ..plain }).unwrap();
@@ -352,7 +359,7 @@ fn root_umount_looks_first() {
 
     mount(&MountRequest { via: Via::Loop, ..bench.request(&image, &target) }, &mut accept).unwrap();
     let busy = File::open(target.join("content")).unwrap();
-    assert!(matches!(umount(&target, plain), Err(Error::Path { errno: Errno::BUSY, .. })));
+    assert!(matches!(umount(&target, plain), Err(Error::System(System::Path { errno: Errno::BUSY, .. }))));
     umount(&target, UmountOptions { lazy: true, ..plain }).unwrap();
     assert_eq!(bench.mounted(), []);
     assert_eq!(bench.loops().len(), 1);

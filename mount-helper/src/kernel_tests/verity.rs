@@ -16,7 +16,7 @@ fn root_verity_kernel_never_downgrades() {
         called.set(true);
         Ok(CHECKED)
     });
-    assert!(matches!(result, Err(Error::VerityUnavailable(_))), "{result:?}");
+    assert!(matches!(result, Err(Error::System(System::VerityUnavailable(_)))), "{result:?}");
     assert!(!called.get());
     bench.assert_clean("after the refusal");
 
@@ -74,7 +74,7 @@ fn root_dm_verity() {
         }
         let status = dm::status(name);
         assert!(
-            matches!(status, Err(Error::DeviceMapper { errno: Errno::NXIO, .. })),
+            matches!(status, Err(System::DeviceMapper { errno: Errno::NXIO, .. })),
             "{context}: {status:?}"
         );
         bench.assert_clean(context);
@@ -135,9 +135,15 @@ fn root_dm_verity() {
     assert!(matches!(error, Error::Kernel { .. }), "{error}");
     gone(&format!("mkimg-{}", "07".repeat(32)), "after the wrong root hash");
     let odd = CheckedImage { hash_offset: checked.hash_offset + 1, ..checked };
-    assert!(matches!(mount(&request, &mut |_, _| Ok(odd)), Err(Error::VerityParameter { .. })));
+    assert!(matches!(
+        mount(&request, &mut |_, _| Ok(odd)),
+        Err(Error::System(System::VerityParameter { .. }))
+    ));
     let outside = CheckedImage { data_blocks: 1 << 40, ..checked };
-    assert!(matches!(mount(&request, &mut |_, _| Ok(outside)), Err(Error::DeviceMapper { .. })));
+    assert!(matches!(
+        mount(&request, &mut |_, _| Ok(outside)),
+        Err(Error::System(System::DeviceMapper { .. }))
+    ));
     gone(&name, "after parameters that do not fit");
 
     // One damaged block of data: the rest is readable, it is not, and the status says so.

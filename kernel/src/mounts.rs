@@ -5,7 +5,7 @@
 //! | EROFS on a loop device | of the loop device | `/sys/block/loopN/loop/backing_file` |
 //! | EROFS on dm-verity | of the mapped device | `/sys/block/dm-N/slaves`, then as above |
 //! | EROFS from a file | major 0 | source in mountinfo |
-//! | overlay over a detached EROFS | major 0 | source in mountinfo, see [`crate::overlay`] |
+//! | overlay over a detached EROFS | major 0 | source in mountinfo, see [`crate::overlay_source`] |
 //!
 //! An image is ours when it begins with the eight bytes of the mkimg header. They are read from the
 //! block device where there is one, so a backing file that was deleted is still recognised. For a
@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 
 use crate::dm::DevNumber;
 use crate::error::Result;
+use crate::image_file::open_image;
 use crate::loop_device::LoopDevice;
-use crate::mount::open_image;
 use crate::mountinfo::{self, MountEntry};
-use crate::overlay::OverlaySource;
+use crate::overlay_source::OverlaySource;
 
 /// The first eight bytes of an image.
 pub use mkimg_format::header::MAGIC;
@@ -50,7 +50,6 @@ pub enum Backing {
 
 /// One mounted image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ImageMount {
     /// The mount point.
     pub target: PathBuf,
@@ -73,7 +72,8 @@ pub fn mounts() -> Result<Vec<ImageMount>> {
 /// Reads a mount as one of an image; the flag tells whether the mkimg header was found.
 ///
 /// `None` when it is neither EROFS nor an overlay made by this crate.
-pub(crate) fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
+#[must_use]
+pub fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
     let (backing, image) = if entry.fstype == "erofs" {
         if entry.major == 0 {
             (Backing::File, PathBuf::from(&entry.source))

@@ -23,6 +23,7 @@ const LOOP_CLR_FD: Opcode = 0x4C01;
 const LOOP_GET_STATUS64: Opcode = 0x4C05;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
 const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
+const FS_IOC_ENABLE_VERITY: Opcode = 0x4080_6685;
 const FS_IOC_MEASURE_VERITY: Opcode = 0xc004_6686;
 
 /// `struct loop_info64` of `linux/loop.h`.
@@ -291,4 +292,31 @@ pub(crate) fn measure_verity(file: impl AsFd) -> io::Result<(u16, Vec<u8>)> {
     unsafe { ioctl(file, Updater::<FS_IOC_MEASURE_VERITY, FsVerityDigest>::new(&mut out))? };
     let len = usize::from(out.digest_size).min(out.digest.len());
     Ok((out.digest_algorithm, out.digest.get(..len).unwrap_or_default().to_vec()))
+}
+
+/// `struct fsverity_enable_arg` of `linux/fsverity.h`, without salt and signature.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct FsVerityEnable {
+    /// 1.
+    version: u32,
+    hash_algorithm: u32,
+    /// Bytes.
+    block_size: u32,
+    salt_size: u32,
+    salt_ptr: u64,
+    sig_size: u32,
+    reserved1: u32,
+    sig_ptr: u64,
+    reserved2: [u64; 11],
+}
+
+const _: () = assert!(size_of::<FsVerityEnable>() == 128);
+
+/// Turns fs-verity on for a file; see [`crate::fsverity::enable`].
+pub(crate) fn enable_verity(file: impl AsFd, hash_algorithm: u32, block_size: u32) -> io::Result<()> {
+    let argument = FsVerityEnable { version: 1, hash_algorithm, block_size, ..FsVerityEnable::new_zeroed() };
+    // SAFETY: FS_IOC_ENABLE_VERITY reads one `struct fsverity_enable_arg`, whose size is asserted above, and follows
+    // no pointer in it, because salt_size and sig_size are 0.
+    unsafe { ioctl(file, Setter::<FS_IOC_ENABLE_VERITY, FsVerityEnable>::new(argument)) }
 }

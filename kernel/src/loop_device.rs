@@ -55,7 +55,8 @@ impl LoopDevice {
     }
 
     /// As [`LoopDevice::attach`]; `before_configure` is told the number that is about to be bound.
-    pub(crate) fn attach_with(
+    #[doc(hidden)]
+    pub fn attach_with(
         image: BorrowedFd<'_>,
         options: &LoopOptions<'_>,
         before_configure: &mut dyn FnMut(u32),

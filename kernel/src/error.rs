@@ -1,0 +1,120 @@
+//! The crate's one error type.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something could not be opened, attached, mapped or listed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call on a named object failed.
+    #[error("{what} {}: {errno}", path.display())]
+    Path {
+        /// What was tried, for example `open image`.
+        what: &'static str,
+        /// The object.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The image is neither a regular file nor a block device.
+    #[error("image {}: is a {kind}, need a regular file or a block device", path.display())]
+    NotAnImage {
+        /// Path of the image.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// dm-verity was required and is not to be had.
+    #[error("verity=kernel: {0}")]
+    VerityUnavailable(#[from] crate::dm::Unavailable),
+    /// A verity parameter is out of its range.
+    #[error("verity {field}: {value}, need {need}")]
+    VerityParameter {
+        /// Which parameter.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// The rule.
+        need: &'static str,
+    },
+    /// A device-mapper command failed.
+    #[error("device-mapper {command} {name}: {errno}")]
+    DeviceMapper {
+        /// The command.
+        command: &'static str,
+        /// Name of the mapped device.
+        name: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// A mapped device of our name exists with another table.
+    #[error("device-mapper device {name}: exists with another table: {found}")]
+    DeviceMapperConflict {
+        /// Name of the mapped device.
+        name: String,
+        /// Its table line.
+        found: String,
+    },
+    /// The kernel's answer does not have the documented form.
+    #[error("{what}: unexpected answer of the kernel: {found}")]
+    KernelAnswer {
+        /// Which interface.
+        what: &'static str,
+        /// What it said.
+        found: String,
+    },
+    /// No loop device could be had.
+    #[error("loop device: {reason}")]
+    NoLoop {
+        /// Why.
+        reason: String,
+    },
+    /// A kernel table is longer than the limit of its reader.
+    #[error("{what}: {found} bytes or more, limit {limit}")]
+    TooLarge {
+        /// Which table.
+        what: &'static str,
+        /// Size seen.
+        found: usize,
+        /// Largest size read.
+        limit: usize,
+    },
+    /// A mountinfo line does not have the documented form.
+    #[error("mountinfo line {line}: {reason}: {text:?}")]
+    MountInfo {
+        /// Line number, from 1.
+        line: usize,
+        /// The broken rule.
+        reason: &'static str,
+        /// The line, lossily decoded.
+        text: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: names the action and the object.
+    pub fn at(what: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+        let path = path.to_path_buf();
+        move |errno| Error::Path { what, path, errno }
+    }
+
+    /// The kernel's error number, where one is the cause.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Path { errno, .. } | Error::DeviceMapper { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+/// `std::io::Error` as an error number; `EIO` for the few that carry none.
+#[must_use]
+pub fn errno_of(e: &std::io::Error) -> Errno {
+    Errno::from_io_error(e).unwrap_or(Errno::IO)
+}

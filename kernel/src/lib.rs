@@ -1,0 +1,26 @@
+//! What Linux says about images, and what it does for them: the kernel's own interfaces, each behind a safe call.
+//!
+//! | module | interface |
+//! |---|---|
+//! | [`mountinfo`] | the list of mounts |
+//! | [`mounts`] | which of them are images, and what lies below them |
+//! | [`overlay_source`] | how an overlay names the image below it |
+//! | [`loop_device`] | block devices over files |
+//! | [`dm`] | dm-verity through device-mapper |
+//! | [`fsverity`] | digests of files that the kernel vouches for |
+//!
+//! Mounting itself is what `mkimg-mount` does; audits of what is mounted are made by `mkimg-verify`. Both ask here, so
+//! they cannot disagree about what is there. Nothing here runs another program, prints, or keeps state.
+#![deny(unsafe_code)]
+
+pub mod dm;
+pub mod error;
+pub mod fsverity;
+pub mod image_file;
+mod ioctl;
+pub mod loop_device;
+pub mod mountinfo;
+pub mod mounts;
+pub mod overlay_source;
+
+pub use error::{Error, Result};
