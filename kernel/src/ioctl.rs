@@ -1,6 +1,6 @@
 //! The ioctls that rustix has no wrapper for: loop, device-mapper, fs-verity.
 //!
-//! This is the only module of the crate with unsafe code. Every function here is safe to call with
+//! This is one of the two modules of the crate with unsafe code, `handle` is the other. Every function here is safe to call with
 //! any argument: the kernel validates what it is handed, and the buffers it writes to are owned by
 //! the caller for the time of the call and at least as long as the kernel was told.
 #![allow(unsafe_code)]

@@ -7,6 +7,9 @@
 //! | [`overlay_source`] | how an overlay names the image below it |
 //! | [`loop_device`] | block devices over files |
 //! | [`dm`] | dm-verity through device-mapper |
+//! | [`fanotify`] | what changes in directories, as it happens |
+//! | [`handle`] | names of inodes that events bear |
+//! | [`signals`] | the wish to end |
 //! | [`fsverity`] | digests of files that the kernel vouches for |
 //!
 //! Mounting itself is what `mkimg-mount` does; audits of what is mounted are made by `mkimg-verify`. Both ask here, so
@@ -15,12 +18,15 @@
 
 pub mod dm;
 pub mod error;
+pub mod fanotify;
 pub mod fsverity;
+pub mod handle;
 pub mod image_file;
 mod ioctl;
 pub mod loop_device;
 pub mod mountinfo;
 pub mod mounts;
 pub mod overlay_source;
+pub mod signals;
 
 pub use error::{Error, Result};

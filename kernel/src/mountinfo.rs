@@ -12,10 +12,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, errno_of};
+
+/// The list itself.
+const TABLE: &str = "/proc/self/mountinfo";
 
 /// Largest table that is read, in bytes: some 500,000 mounts, five times the kernel's default limit.
 const MAX_BYTES: usize = 128 << 20;
@@ -65,9 +69,30 @@ impl MountEntry {
     }
 }
 
+/// Notices that the list of mounts changes: an exceptional condition (`POLLPRI`) of the descriptor, each time once.
+#[derive(Debug)]
+pub struct Changes(std::fs::File);
+
+impl Changes {
+    /// Notices all changes from now on.
+    ///
+    /// # Errors
+    /// Without a mounted `/proc`.
+    pub fn open() -> Result<Self> {
+        let path = Path::new(TABLE);
+        std::fs::File::open(path).map(Self).map_err(|error| Error::at("open", path)(errno_of(&error)))
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// The mounts of the calling process's namespace, in the kernel's order.
 pub fn read() -> Result<Vec<MountEntry>> {
-    let path = Path::new("/proc/self/mountinfo");
+    let path = Path::new(TABLE);
     let fail = |e: std::io::Error| Error::at("read", path)(errno_of(&e));
     let file = std::fs::File::open(path).map_err(fail)?;
     let mut bytes = Vec::new();
