@@ -18,9 +18,11 @@
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+mod attributes;
 mod audit;
 mod blame;
 mod content;
+mod difference;
 mod error;
 mod geometry;
 mod leaves;

@@ -78,6 +78,7 @@ pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<Exit
         ignore_paths: &args.ignore_path,
         ignore_xattrs: &args.ignore_xattr,
         cross_mounts: args.cross_mounts,
+        only_security: false,
         progress: Some(&advance),
     };
     let report = audit_tree(&image, dir, &options);

@@ -3,14 +3,18 @@
 //! The path of the tree is looked at once. Everything else is opened below a descriptor, by calls that refuse
 //! symbolic links and mounts instead of following them, so whoever changes the tree cannot lead the audit out of it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use mkimg_format::erofs::{FileType, Timestamp};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use mkimg_format::erofs::{FileType, Timestamp, escape};
+use mkimg_kernel::mountinfo;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::Error;
+use crate::attributes::Attributes;
 
 /// Attempts at a call that a rename elsewhere interrupts (`EAGAIN` of openat2).
 const ATTEMPTS: usize = 16;
@@ -89,6 +93,18 @@ impl Tree {
         self.open_at(dir, name, OFlags::PATH)
     }
 
+    /// What is mounted where an inode of another mount is seen.
+    pub(super) fn describe_mount(&self, stat: &Stat) -> String {
+        let entries = mountinfo::read().unwrap_or_default();
+        match entries.iter().find(|entry| u64::from(entry.id) == stat.mount()) {
+            Some(entry) => {
+                let text = |word: &OsStr| escape(word.as_bytes());
+                format!("{} from {} is mounted here", text(&entry.fstype), text(&entry.source))
+            }
+            None => "something is mounted here".to_owned(),
+        }
+    }
+
     /// Whether an inode is behind a mount that is not to be entered.
     pub(super) fn is_foreign(&self, stat: &Stat) -> bool {
         !self.cross_mounts && stat.mount() != self.mount
@@ -111,7 +127,7 @@ impl Stat {
     }
 
     /// Number of its mount, or of its device where the system (before Linux 5.8) does not say.
-    fn mount(&self) -> u64 {
+    pub(crate) fn mount(&self) -> u64 {
         if self.0.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             return self.0.stx_mnt_id;
         }
@@ -122,17 +138,26 @@ impl Stat {
         FileType::from_mode(self.0.stx_mode)
     }
 
-    /// Permission, set-id and sticky bits.
-    pub(super) const fn mode(&self) -> u16 {
-        self.0.stx_mode & 0o7777
+    /// What is compared with the image; `None` for types that no image has.
+    pub(super) fn attributes(&self) -> Option<Attributes> {
+        Some(Attributes {
+            file_type: self.file_type()?,
+            mode: self.0.stx_mode & 0o7777,
+            uid: self.0.stx_uid,
+            gid: self.0.stx_gid,
+            size: self.0.stx_size,
+            mtime: time(self.0.stx_mtime),
+            rdev: (self.0.stx_rdev_major, self.0.stx_rdev_minor),
+        })
+    }
+
+    /// Whether the kernel vouches for the content (fs-verity, Linux 5.5).
+    pub(super) fn has_verity(&self) -> bool {
+        (self.0.stx_attributes & self.0.stx_attributes_mask).contains(StatxAttributes::VERITY)
     }
 
     pub(super) const fn uid(&self) -> u32 {
         self.0.stx_uid
-    }
-
-    pub(super) const fn gid(&self) -> u32 {
-        self.0.stx_gid
     }
 
     pub(super) const fn size(&self) -> u64 {
@@ -141,14 +166,6 @@ impl Stat {
 
     pub(super) const fn nlink(&self) -> u32 {
         self.0.stx_nlink
-    }
-
-    pub(super) const fn mtime(&self) -> Timestamp {
-        time(self.0.stx_mtime)
-    }
-
-    pub(super) const fn rdev(&self) -> (u32, u32) {
-        (self.0.stx_rdev_major, self.0.stx_rdev_minor)
     }
 
     pub(super) const fn identity(&self) -> Identity {
@@ -160,7 +177,7 @@ impl Stat {
         // Every change of content or attributes moves the ctime, which nobody can set.
         self.identity() == later.identity()
             && self.size() == later.size()
-            && self.mtime() == later.mtime()
+            && time(self.0.stx_mtime) == time(later.0.stx_mtime)
             && time(self.0.stx_ctime) == time(later.0.stx_ctime)
     }
 }
