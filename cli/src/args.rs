@@ -29,7 +29,7 @@ Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify` is like d
 pub(crate) enum Command {
     /// Build an image from an OCI layout, an archive, a directory or a tar.
     Build(BuildArgs),
-    /// Check every byte of an image, or a tree that was extracted from it, and name what differs.
+    /// Check every byte of an image, of a tree extracted from it, or of a live mount, and name what differs.
     Verify(VerifyArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
@@ -109,12 +109,14 @@ Examples:
   mkimg verify web.img --json                 one JSON object a line, the summary last
   mkimg verify web.img rootfs                 is this tree still what was extracted from it?
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
+  mkimg verify /mnt                           is this mount, and the file behind it, what was shipped?
+  mkimg verify web/rootfs --only security     what has a container changed that gives power?
 
 Without --root-hash the root hash in the image itself is taken: that proves that the image is
 consistent, not whose it is. The first line says which of the two was checked.")]
 pub(crate) struct VerifyArgs {
-    /// The image file, or its detached seal.
-    #[arg(required_unless_present = "seal", value_name = "IMAGE")]
+    /// The image file, its detached seal, or where an image is mounted.
+    #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
     pub image: Option<PathBuf>,
     /// A tree that was extracted from it: compared with its records, file by file.
     pub dir: Option<PathBuf>,
@@ -133,6 +135,9 @@ pub(crate) struct VerifyArgs {
     /// Of a tree: go on into what is mounted inside it.
     #[arg(long)]
     pub cross_mounts: bool,
+    /// Of a tree or mount: only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub only: Option<Only>,
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,
@@ -142,6 +147,13 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object a line: findings, then the summary.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which differences are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// What gives somebody power that the image did not give.
+    Security,
 }
 
 /// How far the bytes of a mounted image are checked.

@@ -3,10 +3,12 @@
 
 mod args;
 mod commands;
+mod differences;
 mod failure;
 mod image;
 mod output;
 mod progress;
+mod style;
 
 use std::process::ExitCode;
 

@@ -161,7 +161,6 @@ impl LoopDevice {
     #[must_use]
     pub fn backing(number: u32) -> Option<PathBuf> {
         read_backing(&PathBuf::from(format!("/sys/block/loop{number}/loop/backing_file")))
-            .map(|(path, _)| path)
     }
 }
 
@@ -170,8 +169,6 @@ impl LoopDevice {
 pub struct LoopState {
     /// Path of the backing file as the kernel names it, without the mark ` (deleted)`.
     pub path: PathBuf,
-    /// Whether no name leads to the backing file any more.
-    pub deleted: bool,
     /// `st_dev` of the backing file.
     pub device: u64,
     /// `st_ino` of the backing file.
@@ -189,7 +186,7 @@ impl LoopState {
     /// The node cannot be opened or asked.
     pub fn of(number: u32) -> Result<Option<Self>> {
         let sys = PathBuf::from(format!("/sys/block/loop{number}"));
-        let Some((path, deleted)) = read_backing(&sys.join("loop/backing_file")) else { return Ok(None) };
+        let Some(path) = LoopDevice::backing(number) else { return Ok(None) };
         let node = node(number);
         let fd = rustix::fs::open(&node, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(Error::at("open loop device", &node))?;
@@ -202,7 +199,7 @@ impl LoopState {
         let sectors = fs::read_to_string(sys.join("size")).ok().and_then(|text| text.trim().parse().ok());
         let size = sectors.unwrap_or(0_u64).saturating_mul(512);
         let (device, inode, offset) = (status.lo_device, status.lo_inode, status.lo_offset);
-        Ok(Some(Self { path, deleted, device, inode, offset, size }))
+        Ok(Some(Self { path, device, inode, offset, size }))
     }
 }
 
@@ -246,13 +243,13 @@ fn open_node(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     Err(Errno::NOENT)
 }
 
-/// Path of the backing file, and whether it is marked as deleted.
-fn read_backing(path: &Path) -> Option<(PathBuf, bool)> {
+fn read_backing(path: &Path) -> Option<PathBuf> {
     let mut bytes = fs::read(path).ok()?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
     }
-    let kept = bytes.strip_suffix(b" (deleted)").map(<[u8]>::len);
-    bytes.truncate(kept.unwrap_or(bytes.len()));
-    (!bytes.is_empty()).then(|| (PathBuf::from(OsString::from_vec(bytes)), kept.is_some()))
+    if let Some(rest) = bytes.strip_suffix(b" (deleted)") {
+        bytes.truncate(rest.len());
+    }
+    (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes)))
 }

@@ -169,13 +169,16 @@ pub struct Difference {
     pub offset: Option<Offset>,
     /// Whether it gives somebody power, and which.
     pub security: Option<Security>,
+    /// Of an overlay: which directory above the image made it, counted from the top; `None` when none did, so that
+    /// the image itself is seen otherwise than it was shipped.
+    pub layer: Option<usize>,
 }
 
 impl Difference {
     /// A difference with nothing more to say.
     #[must_use]
     pub const fn new(path: Vec<u8>, kind: Kind) -> Self {
-        Self { path, kind, expected: None, found: None, offset: None, security: None }
+        Self { path, kind, expected: None, found: None, offset: None, security: None, layer: None }
     }
 
     /// Says how the image has it.
@@ -209,8 +212,8 @@ impl Difference {
     }
 
     fn key(&self) -> impl Ord {
-        let Self { path, kind, expected, found, offset, security } = self;
-        (security.is_none(), path, *kind, expected, found, *offset, *security)
+        let Self { path, kind, expected, found, offset, security, layer } = self;
+        (security.is_none(), path, *kind, expected, found, *offset, *security, *layer)
     }
 }
 

@@ -26,6 +26,8 @@ mod difference;
 mod error;
 mod geometry;
 mod leaves;
+/// Audits of live mounts.
+pub mod live;
 mod lowest;
 mod paths;
 mod report;

@@ -9,6 +9,7 @@ pub(crate) mod ls;
 pub(crate) mod mount;
 pub(crate) mod seal;
 pub(crate) mod verify;
+mod verify_mount;
 mod verify_tree;
 
 use std::num::NonZeroUsize;

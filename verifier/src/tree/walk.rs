@@ -118,7 +118,7 @@ impl Item {
 }
 
 /// A path in a directory whose own is empty if it is the root.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, b"/", name].concat()
 }
 
