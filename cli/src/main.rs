@@ -3,6 +3,8 @@
 
 mod args;
 mod commands;
+mod digests;
+mod entry;
 mod failure;
 mod image;
 mod output;

@@ -1,46 +1,26 @@
 //! `mkimg ls`
 
-use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use mkimg_format::ReadAt;
-use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid, Timestamp, WalkEntry, escape};
+use mkimg_format::erofs::{FileSystem, FileType, Timestamp, WalkEntry, escape};
 use mkimg_format::hex;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::args::LsArgs;
+use crate::digests::Digests;
+use crate::entry::Entry;
 use crate::image::Image;
-use crate::output::{base64, json_line, stdout, text_and_base64, text_or_base64};
+use crate::output::{json_line, stdout};
 
 /// One path, as `--json` prints it.
 #[derive(Serialize)]
 struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_b64: Option<String>,
-    r#type: &'static str,
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    mtime: String,
-    nlink: u32,
-    ino: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target_b64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rdev: Option<[u32; 2]>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    xattrs: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    xattrs_b64: BTreeMap<String, String>,
+    #[serde(flatten)]
+    entry: Entry,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
@@ -79,87 +59,11 @@ pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
 }
 
 fn line<R: ReadAt>(fs: &FileSystem<R>, entry: &WalkEntry, digests: Option<&mut Digests>) -> Result<Line> {
-    let inode = &entry.inode;
-    let (path, path_b64) = text_and_base64(&entry.path);
-    let (target, target_b64) = match inode.file_type {
-        FileType::Symlink => text_and_base64(&fs.read_link(inode)?),
-        _ => (None, None),
-    };
-    let mut xattrs = BTreeMap::new();
-    let mut xattrs_b64 = BTreeMap::new();
-    for xattr in fs.xattrs(inode)? {
-        match text_or_base64(&xattr.name) {
-            Ok(name) => xattrs.insert(name, base64(&xattr.value)),
-            Err(name) => xattrs_b64.insert(name, base64(&xattr.value)),
-        };
-    }
-    let sha256 = match (inode.file_type, digests) {
-        (FileType::File, Some(digests)) => Some(hex(&digests.of(fs, inode)?)),
+    let sha256 = match (entry.inode.file_type, digests) {
+        (FileType::File, Some(digests)) => Some(hex(&digests.of(fs, &entry.inode)?)),
         _ => None,
     };
-    Ok(Line {
-        path,
-        path_b64,
-        r#type: inode.file_type.word(),
-        mode: inode.mode,
-        uid: inode.uid,
-        gid: inode.gid,
-        size: inode.size,
-        mtime: inode.mtime.to_string(),
-        nlink: inode.nlink,
-        ino: inode.nid.0,
-        target,
-        target_b64,
-        rdev: matches!(inode.file_type, FileType::Char | FileType::Block)
-            .then_some([inode.rdev.0, inode.rdev.1]),
-        xattrs,
-        xattrs_b64,
-        sha256,
-    })
-}
-
-/// Bytes of files with holes that are hashed: more than a build accepts. They cost an image nothing, but time here.
-const SPARSE_TOTAL: u64 = 128 << 30;
-
-/// SHA-256 of contents, each computed once: many names may lead to one content.
-#[derive(Default)]
-struct Digests {
-    known: HashMap<Key, [u8; 32]>,
-    /// Bytes of files with holes so far.
-    sparse: u64,
-}
-
-/// What tells contents apart without reading them: where they are. The seal is not asked, nobody has verified it.
-#[derive(PartialEq, Eq, Hash)]
-enum Key {
-    Blocks { start: u32, size: u64 },
-    Inode(Nid),
-}
-
-impl Digests {
-    fn of<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<[u8; 32]> {
-        let key = match inode.layout {
-            Layout::Plain { start: Some(start) } => Key::Blocks { start, size: inode.size },
-            _ => Key::Inode(inode.nid),
-        };
-        if let Some(digest) = self.known.get(&key) {
-            return Ok(*digest);
-        }
-        if matches!(inode.layout, Layout::Plain { start: None } | Layout::Chunked { .. }) {
-            self.sparse = self.sparse.saturating_add(inode.size);
-            if self.sparse > SPARSE_TOTAL {
-                bail!("files with holes have more than {SPARSE_TOTAL} bytes in all");
-            }
-        }
-        let mut hasher = Sha256::new();
-        fs.for_each_piece(inode, |piece| {
-            hasher.update(piece);
-            Ok::<_, mkimg_format::Error>(())
-        })?;
-        let digest = hasher.finalize().into();
-        self.known.insert(key, digest);
-        Ok(digest)
-    }
+    Ok(Line { entry: Entry::new(fs, entry)?, sha256 })
 }
 
 fn long<R: ReadAt>(fs: &FileSystem<R>, entry: &WalkEntry, out: &mut impl Write) -> Result<()> {
