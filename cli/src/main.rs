@@ -7,6 +7,7 @@ mod digests;
 mod entry;
 mod failure;
 mod image;
+mod mtree;
 mod output;
 mod progress;
 

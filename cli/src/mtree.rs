@@ -1,0 +1,112 @@
+//! Text of mtree(5): a line for each name, as mtree of NetBSD, gomtree and bsdtar read it.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use mkimg_format::erofs::{FileSystem, FileType, WalkEntry};
+use mkimg_format::{ReadAt, hex};
+
+use crate::digests::Digests;
+
+/// What stands above the entries. The first line is how bsdtar knows the format.
+const HEAD: &str = "\
+#mtree
+# Extended attributes are not in here, mtree(5) has no word for them: `mkimg verify --seal` compares them.
+";
+
+/// Writes the whole tree of `fs`, in the order in which it is walked. Returns the number of names.
+pub(crate) fn write<R: ReadAt>(fs: &FileSystem<R>, out: &mut impl Write) -> Result<u64> {
+    let mut digests = Digests::default();
+    let mut names = 0;
+    out.write_all(HEAD.as_bytes())?;
+    for entry in fs.walk() {
+        write_entry(fs, &entry?, &mut digests, out)?;
+        names += 1;
+    }
+    Ok(names)
+}
+
+fn write_entry<R: ReadAt>(
+    fs: &FileSystem<R>,
+    entry: &WalkEntry,
+    digests: &mut Digests,
+    out: &mut impl Write,
+) -> Result<()> {
+    let inode = &entry.inode;
+    out.write_all(b".")?;
+    if entry.path != b"/" {
+        write_escaped(&entry.path, out)?;
+    }
+    write!(
+        out,
+        " type={} uid={} gid={} mode={:04o}",
+        word(inode.file_type),
+        inode.uid,
+        inode.gid,
+        inode.mode
+    )?;
+    // How many links a directory has is up to the file system that it is extracted to.
+    if inode.file_type != FileType::Dir {
+        write!(out, " nlink={}", inode.nlink)?;
+    }
+    if inode.file_type == FileType::File {
+        write!(out, " size={}", inode.size)?;
+    }
+    // What stands behind the dot is a number of nanoseconds to all readers, so it needs all its digits.
+    write!(out, " time={}", inode.mtime)?;
+    match inode.file_type {
+        FileType::Symlink => {
+            out.write_all(b" link=")?;
+            write_escaped(&fs.read_link(inode)?, out)?;
+        }
+        // Not `linux`: that one is the old format, with 8 bits for a minor number.
+        FileType::Char | FileType::Block => {
+            write!(out, " device=native,{},{}", inode.rdev.0, inode.rdev.1)?;
+        }
+        FileType::File => write!(out, " sha256digest={}", hex(&digests.of(fs, inode)?))?,
+        FileType::Dir | FileType::Fifo | FileType::Socket => {}
+    }
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Word for a type of file.
+const fn word(file_type: FileType) -> &'static str {
+    match file_type {
+        FileType::Symlink => "link",
+        other => other.word(),
+    }
+}
+
+/// Bytes as vis(3) writes them with `VIS_OCTAL`: three octal digits for all but harmless ASCII.
+fn write_escaped(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
+    for &byte in bytes {
+        // Those of ASCII that separate words, begin comments or patterns, or escape.
+        if byte.is_ascii_graphic() && !b"\\#=*?[]".contains(&byte) {
+            out.write_all(&[byte])?;
+        } else {
+            write!(out, "\\{byte:03o}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_word_of_ascii() {
+        for (name, text) in [
+            (&b"/usr/lib/libstdc++.so.6"[..], r"/usr/lib/libstdc++.so.6"),
+            (b"two words\n", r"two\040words\012"),
+            (b"\xff\xc3\xa4\0\x7f", r"\377\303\244\000\177"),
+            (b"\\#=", r"\134\043\075"),
+            (b"a*?[b]", r"a\052\077\133b\135"),
+        ] {
+            let mut out = Vec::new();
+            write_escaped(name, &mut out).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+}
