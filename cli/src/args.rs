@@ -320,8 +320,8 @@ Examples:
   mtree -f web.mtree -p rootfs                     the same question, to another judge
   mkimg seal web.seal -o web.json --format json    who ships what, line by line
 
-Text and JSON repeat what the image says and prove nothing by themselves: run `mkimg verify` first if
-it may have been changed. JSON needs no file data, so it can be made of a detached seal as well.
+Text and JSON repeat what the image says and prove nothing by themselves: run `mkimg verify` first
+if it may have been changed. JSON needs no file data, so it can be made of a detached seal as well.
 mtree(5) has no word for extended attributes; `mkimg verify --seal` compares them, too.")]
 pub(crate) struct SealArgs {
     /// The image file; for JSON also its detached seal.
