@@ -1,6 +1,7 @@
 //! Text of mtree(5): a line for each name, as mtree of NetBSD, gomtree and bsdtar read it.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::Write;
 
 use anyhow::Result;
 use mkimg_format::erofs::{FileSystem, FileType, WalkEntry};
@@ -33,13 +34,10 @@ fn write_entry<R: ReadAt>(
     out: &mut impl Write,
 ) -> Result<()> {
     let inode = &entry.inode;
-    out.write_all(b".")?;
-    if entry.path != b"/" {
-        write_escaped(&entry.path, out)?;
-    }
+    let path = if entry.path == b"/" { String::new() } else { escape(&entry.path) };
     write!(
         out,
-        " type={} uid={} gid={} mode={:04o}",
+        ".{path} type={} uid={} gid={} mode={:04o}",
         word(inode.file_type),
         inode.uid,
         inode.gid,
@@ -55,10 +53,7 @@ fn write_entry<R: ReadAt>(
     // What stands behind the dot is a number of nanoseconds to all readers, so it needs all its digits.
     write!(out, " time={}", inode.mtime)?;
     match inode.file_type {
-        FileType::Symlink => {
-            out.write_all(b" link=")?;
-            write_escaped(&fs.read_link(inode)?, out)?;
-        }
+        FileType::Symlink => write!(out, " link={}", escape(&fs.read_link(inode)?))?,
         // Not `linux`: that one is the old format, with 8 bits for a minor number.
         FileType::Char | FileType::Block => {
             write!(out, " device=native,{},{}", inode.rdev.0, inode.rdev.1)?;
@@ -79,16 +74,17 @@ const fn word(file_type: FileType) -> &'static str {
 }
 
 /// Bytes as vis(3) writes them with `VIS_OCTAL`: three octal digits for all but harmless ASCII.
-fn write_escaped(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
-        // Those of ASCII that separate words, begin comments or patterns, or escape.
-        if byte.is_ascii_graphic() && !b"\\#=*?[]".contains(&byte) {
-            out.write_all(&[byte])?;
+        // Those of ASCII that begin comments or patterns, separate keyword and value, or escape.
+        if byte.is_ascii_graphic() && !b"#*?[]=\\".contains(&byte) {
+            text.push(char::from(byte));
         } else {
-            write!(out, "\\{byte:03o}")?;
+            let _ = write!(text, "\\{byte:03o}");
         }
     }
-    Ok(())
+    text
 }
 
 #[cfg(test)]
@@ -104,9 +100,7 @@ mod tests {
             (b"\\#=", r"\134\043\075"),
             (b"a*?[b]", r"a\052\077\133b\135"),
         ] {
-            let mut out = Vec::new();
-            write_escaped(name, &mut out).unwrap();
-            assert_eq!(String::from_utf8(out).unwrap(), text);
+            assert_eq!(escape(name), text);
         }
     }
 }
