@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Extract(ExtractArgs),
     /// Show what an image is, where it came from, and what its source wasted.
     Inspect(InspectArgs),
-    /// Cut the seal out of an image: all but file data, enough to audit an extracted tree.
+    /// Cut the seal out of an image: enough to audit an extracted tree, also as mtree(5) text or JSON.
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
     Doctor(DoctorArgs),
@@ -311,17 +311,39 @@ pub(crate) struct InspectArgs {
     pub deleted: bool,
 }
 
+/// What a seal is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SealFormat {
+    /// The image without its file data: proves itself, and `verify --seal` compares trees with it.
+    Detached,
+    /// Text for mtree(8), gomtree and bsdtar, with SHA-256 of each file.
+    Mtree,
+    /// One JSON object a line: the image first, then each name with its sealed digests.
+    Json,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mkimg seal web.img -o web.seal
-  mkimg verify web.seal --root-hash 5d0f...    a seal proves itself")]
+  mkimg verify web.seal --root-hash 5d0f...        a seal proves itself
+  mkimg verify --seal web.seal rootfs              a tree against a seal
+  mkimg seal web.img -o web.mtree --format mtree
+  mtree -f web.mtree -p rootfs                     the same question, to another judge
+  mkimg seal web.seal -o web.json --format json    who ships what, line by line
+
+Text and JSON repeat what the image says and prove nothing by themselves: run `mkimg verify` first
+if it may have been changed. JSON needs no file data, so it can be made of a detached seal as well.
+mtree(5) has no word for extended attributes; `mkimg verify --seal` compares them, too.")]
 pub(crate) struct SealArgs {
-    /// The image file.
+    /// The image file; for JSON also its detached seal.
     pub image: PathBuf,
-    /// The seal to write.
-    #[arg(short, long, value_name = "SEAL")]
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = SealFormat::Detached)]
+    pub format: SealFormat,
 }
 
 #[derive(Debug, Args)]

@@ -4,8 +4,11 @@
 mod args;
 mod commands;
 mod differences;
+mod digests;
+mod entry;
 mod failure;
 mod image;
+mod mtree;
 mod output;
 mod progress;
 mod style;
