@@ -24,6 +24,8 @@ esac
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export MKIMG_TOOLS=${MKIMG_TOOLS:-$PWD/target/tools} MKIMG_IMAGES=${MKIMG_IMAGES:-$PWD/target/images}
 export MKIMG_BIN=$CARGO_TARGET_DIR/release/mkimg
+# The unit tests of the kernel interfaces look for mkfs.erofs there.
+export PATH=$MKIMG_TOOLS/bin:$PATH
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 mkdir -p "$CARGO_TARGET_DIR"
 export MKIMG_SKIPPED=$CARGO_TARGET_DIR/skipped.txt

@@ -16,7 +16,7 @@ export DEBIAN_FRONTEND=noninteractive
 packages=(
     ca-certificates gcc g++ libc6-dev                                   # cargo, the C parts of crates, libFuzzer
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
-    cryptsetup-bin                                                      # veritysetup
+    cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )

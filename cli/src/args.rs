@@ -29,7 +29,7 @@ Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify` is like d
 pub(crate) enum Command {
     /// Build an image from an OCI layout, an archive, a directory or a tar.
     Build(BuildArgs),
-    /// Check every byte of an image, or a tree that was extracted from it, and name what differs.
+    /// Check every byte of an image, of a tree extracted from it, or of a live mount, and name what differs.
     Verify(VerifyArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Extract(ExtractArgs),
     /// Show what an image is, where it came from, and what its source wasted.
     Inspect(InspectArgs),
-    /// Cut the seal out of an image: all but file data, enough to audit an extracted tree.
+    /// Cut the seal out of an image: enough to audit an extracted tree, also as mtree(5) text or JSON.
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
     Doctor(DoctorArgs),
@@ -109,12 +109,14 @@ Examples:
   mkimg verify web.img --json                 one JSON object a line, the summary last
   mkimg verify web.img rootfs                 is this tree still what was extracted from it?
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
+  mkimg verify /mnt                           is this mount, and the file behind it, what was shipped?
+  mkimg verify web/rootfs --only security     what has a container changed that gives power?
 
 Without --root-hash the root hash in the image itself is taken: that proves that the image is
 consistent, not whose it is. The first line says which of the two was checked.")]
 pub(crate) struct VerifyArgs {
-    /// The image file, or its detached seal.
-    #[arg(required_unless_present = "seal", value_name = "IMAGE")]
+    /// The image file, its detached seal, or where an image is mounted.
+    #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
     pub image: Option<PathBuf>,
     /// A tree that was extracted from it: compared with its records, file by file.
     pub dir: Option<PathBuf>,
@@ -133,6 +135,9 @@ pub(crate) struct VerifyArgs {
     /// Of a tree: go on into what is mounted inside it.
     #[arg(long)]
     pub cross_mounts: bool,
+    /// Of a tree or mount: only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub only: Option<Only>,
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,
@@ -142,6 +147,13 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object a line: findings, then the summary.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which differences are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Only {
+    /// What gives somebody power that the image did not give.
+    Security,
 }
 
 /// How far the bytes of a mounted image are checked.
@@ -299,17 +311,39 @@ pub(crate) struct InspectArgs {
     pub deleted: bool,
 }
 
+/// What a seal is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SealFormat {
+    /// The image without its file data: proves itself, and `verify --seal` compares trees with it.
+    Detached,
+    /// Text for mtree(8), gomtree and bsdtar, with SHA-256 of each file.
+    Mtree,
+    /// One JSON object a line: the image first, then each name with its sealed digests.
+    Json,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mkimg seal web.img -o web.seal
-  mkimg verify web.seal --root-hash 5d0f...    a seal proves itself")]
+  mkimg verify web.seal --root-hash 5d0f...        a seal proves itself
+  mkimg verify --seal web.seal rootfs              a tree against a seal
+  mkimg seal web.img -o web.mtree --format mtree
+  mtree -f web.mtree -p rootfs                     the same question, to another judge
+  mkimg seal web.seal -o web.json --format json    who ships what, line by line
+
+Text and JSON repeat what the image says and prove nothing by themselves: run `mkimg verify` first
+if it may have been changed. JSON needs no file data, so it can be made of a detached seal as well.
+mtree(5) has no word for extended attributes; `mkimg verify --seal` compares them, too.")]
 pub(crate) struct SealArgs {
-    /// The image file.
+    /// The image file; for JSON also its detached seal.
     pub image: PathBuf,
-    /// The seal to write.
-    #[arg(short, long, value_name = "SEAL")]
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = SealFormat::Detached)]
+    pub format: SealFormat,
 }
 
 #[derive(Debug, Args)]

@@ -3,10 +3,15 @@
 
 mod args;
 mod commands;
+mod differences;
+mod digests;
+mod entry;
 mod failure;
 mod image;
+mod mtree;
 mod output;
 mod progress;
+mod style;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mkimg_format::erofs::escape;
+use mkimg_format::erofs::{Timestamp, escape};
 use serde::Serialize;
 
 /// Standard output, whose errors say so.
@@ -79,6 +79,28 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Date and time in UTC: the same on every machine.
+pub(crate) fn utc(time: Timestamp) -> String {
+    let days = time.sec.div_euclid(86_400);
+    let seconds = time.sec.rem_euclid(86_400);
+    // Civil date from days since 1970, by 400-year eras that begin on 1 March (proleptic Gregorian calendar).
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +111,22 @@ mod tests {
             [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
         {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    /// Expected values by `date -u -d @SECONDS`.
+    #[test]
+    fn times_look_like_those_of_date() {
+        for (sec, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (1_500_000_000, "2017-07-14 02:40:00"),
+            (4_294_967_313, "2106-02-07 06:28:33"),
+            (i64::MAX, "292277026596-12-04 15:30:07"),
+            (i64::MIN, "-292277022657-01-27 08:29:52"),
+        ] {
+            assert_eq!(utc(Timestamp { sec, nsec: 0 }), text);
         }
     }
 }

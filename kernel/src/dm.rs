@@ -303,6 +303,38 @@ pub fn status(name: &str) -> Result<String> {
     Control::open()?.status(name).map_err(named("status", name))
 }
 
+/// What a dm-verity device in use checks against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerityTable {
+    /// Number of data blocks.
+    pub data_blocks: u64,
+    /// Root hash in hexadecimal digits.
+    pub root_hash: String,
+    /// Optional words, such as `ignore_corruption` or `restart_on_corruption`.
+    pub options: Vec<String>,
+}
+
+impl VerityTable {
+    /// Reads the table of a mapped device by name.
+    ///
+    /// # Errors
+    /// Device-mapper cannot be asked, or the device is none of dm-verity.
+    pub fn of(name: &str) -> Result<Self> {
+        let (_, line) = Control::open()?.table(name).map_err(named("table", name))?;
+        Self::parse(&line).ok_or(Error::KernelAnswer { what: "dm-verity table", found: line })
+    }
+
+    /// Words: version, data device, hash device, two block sizes, data blocks, hash start, algorithm, root, salt,
+    /// number of options, options (`Documentation/admin-guide/device-mapper/verity.rst`).
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let data_blocks = words.get(5)?.parse().ok()?;
+        let root_hash = (*words.get(8)?).to_owned();
+        let options = words.get(11..).unwrap_or_default().iter().map(|word| (*word).to_owned()).collect();
+        Some(Self { data_blocks, root_hash, options })
+    }
+}
+
 fn named(command: &'static str, name: &str) -> impl FnOnce(Errno) -> Error {
     let name = name.to_owned();
     move |errno| Error::DeviceMapper { command, name, errno }
@@ -628,6 +660,18 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(same_parameters(found, wanted), same, "{found}");
+        }
+    }
+
+    #[test]
+    fn tables_of_devices_in_use() {
+        let table =
+            VerityTable::parse("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 2 ignore_corruption x").unwrap();
+        assert_eq!((table.data_blocks, table.root_hash.as_str()), (1000, "ab"));
+        assert_eq!(table.options, ["ignore_corruption", "x"]);
+        assert!(VerityTable::parse("1 7:3 7:3 4096 4096 1000 1001 sha256 ab -").unwrap().options.is_empty());
+        for line in ["", "1 7:3 7:3 4096 4096 x 1001 sha256 ab -", "1 7:3 7:3 4096 4096 1000 1001 sha256"] {
+            assert_eq!(VerityTable::parse(line), None, "{line}");
         }
     }
 

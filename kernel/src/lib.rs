@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mountinfo`] | the list of mounts |
 //! | [`mounts`] | which of them are images, and what lies below them |
+//! | [`overlay_layers`] | which directories an overlay is made of |
 //! | [`overlay_source`] | how an overlay names the image below it |
 //! | [`loop_device`] | block devices over files |
 //! | [`dm`] | dm-verity through device-mapper |
@@ -26,6 +27,7 @@ mod ioctl;
 pub mod loop_device;
 pub mod mountinfo;
 pub mod mounts;
+pub mod overlay_layers;
 pub mod overlay_source;
 pub mod signals;
 

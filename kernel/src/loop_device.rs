@@ -164,6 +164,45 @@ impl LoopDevice {
     }
 }
 
+/// What the kernel says about a bound loop device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopState {
+    /// Path of the backing file as the kernel names it, without the mark ` (deleted)`.
+    pub path: PathBuf,
+    /// `st_dev` of the backing file.
+    pub device: u64,
+    /// `st_ino` of the backing file.
+    pub inode: u64,
+    /// First byte of the file that the device shows.
+    pub offset: u64,
+    /// Bytes that the device shows. It keeps them when the file gets shorter.
+    pub size: u64,
+}
+
+impl LoopState {
+    /// State of `/dev/loopN`; `None` when it is not bound.
+    ///
+    /// # Errors
+    /// The node cannot be opened or asked.
+    pub fn of(number: u32) -> Result<Option<Self>> {
+        let sys = PathBuf::from(format!("/sys/block/loop{number}"));
+        let Some(path) = LoopDevice::backing(number) else { return Ok(None) };
+        let node = node(number);
+        let fd = rustix::fs::open(&node, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(Error::at("open loop device", &node))?;
+        let status = match ioctl::loop_status(fd.as_fd()) {
+            Ok(status) => status,
+            Err(Errno::NXIO) => return Ok(None),
+            Err(errno) => return Err(Error::at("read state of loop device", &node)(errno)),
+        };
+        // In sectors of 512 bytes, whatever the block size.
+        let sectors = fs::read_to_string(sys.join("size")).ok().and_then(|text| text.trim().parse().ok());
+        let size = sectors.unwrap_or(0_u64).saturating_mul(512);
+        let (device, inode, offset) = (status.lo_device, status.lo_inode, status.lo_offset);
+        Ok(Some(Self { path, device, inode, offset, size }))
+    }
+}
+
 impl AsFd for LoopDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

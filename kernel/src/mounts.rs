@@ -22,7 +22,8 @@ use crate::error::Result;
 use crate::image_file::open_image;
 use crate::loop_device::LoopDevice;
 use crate::mountinfo::{self, MountEntry};
-use crate::overlay_source::OverlaySource;
+use crate::overlay_layers::OverlayLayers;
+use crate::overlay_source::{FileId, OverlaySource};
 
 /// The first eight bytes of an image.
 pub use mkimg_format::header::MAGIC;
@@ -62,6 +63,8 @@ pub struct ImageMount {
     pub upper: Option<PathBuf>,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Which file it was mounted from, where that is known: of overlays straight over a file.
+    pub file_id: Option<FileId>,
 }
 
 /// The mounted images of the caller's mount namespace, in the order of mountinfo.
@@ -74,6 +77,7 @@ pub fn mounts() -> Result<Vec<ImageMount>> {
 /// `None` when it is neither EROFS nor an overlay made by this crate.
 #[must_use]
 pub fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
+    let mut file_id = None;
     let (backing, image) = if entry.fstype == "erofs" {
         if entry.major == 0 {
             (Backing::File, PathBuf::from(&entry.source))
@@ -83,8 +87,9 @@ pub fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
         }
     } else if entry.fstype == "overlay" {
         let source = OverlaySource::parse(&entry.source)?;
+        file_id = source.file_id();
         match source.device.as_str() {
-            "file" => (Backing::File, source.image),
+            _ if file_id.is_some() => (Backing::File, source.image),
             "dev" => (Backing::Device, source.image),
             name => {
                 let (backing, image) = by_device(name);
@@ -106,7 +111,46 @@ pub fn image_mount(entry: &MountEntry) -> Option<(ImageMount, bool)> {
     let ours = has_header(&node);
     let upper = entry.super_option("upperdir").map(PathBuf::from);
     let target = entry.target.clone();
-    Some((ImageMount { target, image, backing, upper, read_only: entry.read_only() }, ours))
+    Some((ImageMount { target, image, backing, upper, read_only: entry.read_only(), file_id }, ours))
+}
+
+/// The image behind a mount, with the overlay over it if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// The image, as it is mounted below the overlay.
+    pub image: ImageMount,
+    /// The overlay.
+    pub overlay: Option<OverlayLayers>,
+    /// Directories of the overlay that lie above the image, topmost first.
+    pub above: Vec<PathBuf>,
+}
+
+/// Finds the image behind a mount of any kind: EROFS, an overlay made by this project, or one over the visible mount of
+/// an image. Whether the image is one of mkimg's is left to whoever reads it.
+///
+/// `None` when there is none, or when an overlay lies over several.
+#[must_use]
+pub fn behind(entry: &MountEntry, entries: &[MountEntry]) -> Option<Behind> {
+    let overlay = OverlayLayers::of(entry);
+    if let Some((image, _)) = image_mount(entry) {
+        let above = overlay.as_ref().and_then(|overlay| overlay.upper.clone()).into_iter().collect();
+        return Some(Behind { image, overlay, above });
+    }
+    let overlay = overlay?;
+    let images: Vec<(usize, ImageMount)> = overlay
+        .lower
+        .iter()
+        .enumerate()
+        .filter_map(|(index, path)| {
+            let below = mountinfo::find(entries, path)?;
+            let (image, _) =
+                image_mount(below).filter(|_| below.fstype == "erofs" && below.root == Path::new("/"))?;
+            Some((index, image))
+        })
+        .collect();
+    let [(index, image)] = images.as_slice() else { return None };
+    let above = overlay.upper.iter().chain(overlay.lower.iter().take(*index)).cloned().collect();
+    Some(Behind { image: image.clone(), overlay: Some(overlay), above })
 }
 
 /// Kernel name of a block device: the last component of what `/sys/dev/block/M:N` points to.

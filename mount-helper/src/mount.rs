@@ -126,6 +126,11 @@ impl Identity {
         }
     }
 
+    /// Device and inode number.
+    pub(crate) const fn file(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
     /// The first attribute that differs.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<&'static str> {

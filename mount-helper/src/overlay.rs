@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 
@@ -26,6 +26,8 @@ use mkimg_kernel::overlay_source::OverlaySource;
 
 /// Where private mount points are made.
 const RUN_DIR: &str = "/run/mkimg";
+/// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux, in bytes.
+const XATTR_MAX: usize = 64 << 10;
 
 /// The two directories of an overlay, opened and checked; those made are removed unless kept.
 #[derive(Debug)]
@@ -62,6 +64,47 @@ impl Layers {
             return fail(&work.path, reason);
         }
         Ok(Self { upper, work })
+    }
+
+    /// Gives an empty upper directory the attributes of the image's root.
+    ///
+    /// The root of an overlay has those of its upper directory: without this a container would see another owner,
+    /// mode, time and labels on `/` than were shipped, before anybody changed anything.
+    pub(crate) fn adopt_root(&self, lower: BorrowedFd<'_>) -> Result<()> {
+        let upper = &self.upper.fd;
+        let fail = |errno: Errno| Error::Overlay {
+            what: "upper",
+            path: self.upper.path.clone(),
+            reason: format!("cannot take the attributes of the image's root: {errno}"),
+        };
+        if !is_empty(upper).map_err(fail)? {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(lower, ".", flags, Mode::empty()).map_err(fail)?;
+        let stat = rustix::fs::fstat(&root).map_err(fail)?;
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::fchown(upper, Some(uid), Some(gid)).map_err(fail)?;
+        rustix::fs::fchmod(upper, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(fail)?;
+        let mut names = vec![0; XATTR_MAX];
+        let length = rustix::fs::flistxattr(&root, names.as_mut_slice()).map_err(fail)?;
+        let mut value = vec![0; XATTR_MAX];
+        for name in names.get(..length).unwrap_or_default().split(|b| *b == 0).filter(|name| !name.is_empty())
+        {
+            let length = rustix::fs::fgetxattr(&root, name, value.as_mut_slice()).map_err(fail)?;
+            let value = value.get(..length).unwrap_or_default();
+            match rustix::fs::fsetxattr(upper, name, value, XattrFlags::empty()) {
+                // The upper file system has no such attributes: then no file can have them either.
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(fail(errno)),
+            }
+        }
+        let nsec = |nsec: u64| i64::try_from(nsec).unwrap_or_default();
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nsec(stat.st_mtime_nsec) },
+        };
+        rustix::fs::futimens(upper, &times).map_err(fail)
     }
 
     /// Canonical path of the upper directory.
@@ -139,6 +182,12 @@ impl Drop for Dir {
             let _ = rustix::fs::rmdir(&self.path);
         }
     }
+}
+
+/// Whether a directory has no entries.
+fn is_empty(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    let mut entries = rustix::fs::Dir::read_from(dir)?;
+    Ok(!entries.any(|entry| entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))))
 }
 
 fn fd_path(fd: BorrowedFd<'_>) -> OsString {

@@ -139,7 +139,9 @@ pub(crate) fn mount_with(
         VerityPolicy::Kernel => verity_mount(&image, &checked, request.attrs)?,
         _ => {
             // The source string of an overlay over a file must hold the whole path.
-            let long = image.path.as_os_str().len() > MAX_STRING - "mkimg:file:".len();
+            let device = OverlaySource::file_device(image.identity.file());
+            let prefix = device.len().saturating_add("mkimg::".len());
+            let long = image.path.as_os_str().len().saturating_add(prefix) > MAX_STRING;
             let via =
                 if layers.is_some() && long && request.via == Via::Auto { Via::Loop } else { request.via };
             plain_mount(&image, via, request.attrs, hook)?
@@ -151,6 +153,7 @@ pub(crate) fn mount_with(
         None => target.attach(lower.mount)?,
         Some(layers) => {
             let source = OverlaySource { device: lower.device, image: image.path.clone() };
+            layers.adopt_root(lower.mount.as_fd())?;
             let overlay = detached_overlay(lower.mount.as_fd(), &layers, &source, request.attrs)?;
             target.attach(overlay)?;
             let upper = layers.upper().display().to_string();
@@ -270,7 +273,8 @@ fn file_backed_refused(error: &Error) -> bool {
 fn file_mount(image: &Image, pin: Pin, attrs: MountAttrs, hook: &mut dyn FnMut(Step)) -> Result<Lower> {
     let source = Source::File { fd: image.file.as_fd(), path: &image.path, identity: &image.identity };
     let mount = detached_with(source, attrs, pin, hook)?;
-    Ok(Lower { mount, device: "file".to_owned(), how: "EROFS straight from the file".to_owned() })
+    let device = OverlaySource::file_device(image.identity.file());
+    Ok(Lower { mount, device, how: "EROFS straight from the file".to_owned() })
 }
 
 fn loop_mount(image: &Image, attrs: MountAttrs) -> Result<Lower> {

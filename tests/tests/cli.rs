@@ -58,6 +58,8 @@ fn usage_errors_exit_with_2() {
         &["mount", out, "somewhere", "--verity", "maybe"],
         &["mount", out, "somewhere", "--upper", "only"],
         &["umount"],
+        &["seal", out],
+        &["seal", out, "-o", out, "--format", "tar"],
     ];
     for case in cases {
         let done = mkimg(*case).output();

@@ -18,12 +18,16 @@
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+mod attributes;
 mod audit;
 mod blame;
 mod content;
+mod difference;
 mod error;
 mod geometry;
 mod leaves;
+/// Audits of live mounts.
+pub mod live;
 mod lowest;
 mod paths;
 mod report;

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use mkimg_format::erofs::FileType;
 use mkimg_format::seal::{Seal, Section};
 use mkimg_verify::tree::{
-    DIFFERENCES_MAX, Difference, Error, Field, Glob, Kind, TreeOptions, TreeReport, audit_tree,
+    DIFFERENCES_MAX, Difference, Error, Field, Glob, Kind, Offset, Security, TreeOptions, TreeReport,
+    audit_tree,
 };
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, XattrFlags};
 use sample::{Entry, Scratch, acl, entry, everything, fill, place, set_mtime, write_image, write_tree};
@@ -311,7 +312,11 @@ const CHANGES: &[Change] = &[
                 fs::remove_dir_all(root.join("dir/deep")).unwrap();
             })
         },
-        &[("/dir/deep", Kind::Missing)],
+        &[
+            ("/dir/deep", Kind::Missing),
+            ("/dir/deep/deeper", Kind::Missing),
+            ("/dir/deep/deeper/file", Kind::Missing),
+        ],
     ),
     (
         "an extra file deep down",
@@ -329,7 +334,7 @@ const CHANGES: &[Change] = &[
                 fs::create_dir_all(root.join("zz/below")).unwrap();
             })
         },
-        &[("/zz", Kind::Extra)],
+        &[("/zz", Kind::Extra), ("/zz/below", Kind::Extra)],
     ),
     (
         "renamed",
@@ -386,7 +391,15 @@ const CHANGES: &[Change] = &[
                 symlink("../victim", root.join("dir")).unwrap();
             })
         },
-        &[("/a", Kind::Links), ("/dir", Kind::Type)],
+        &[
+            ("/a", Kind::Links),
+            ("/dir", Kind::Type),
+            ("/dir/deep", Kind::Missing),
+            ("/dir/deep/deeper", Kind::Missing),
+            ("/dir/deep/deeper/file", Kind::Missing),
+            ("/dir/hard", Kind::Missing),
+            ("/dir/setuid", Kind::Missing),
+        ],
     ),
     (
         "a file for a directory",
@@ -403,10 +416,10 @@ const CHANGES: &[Change] = &[
         |root, _| {
             quietly(root, || {
                 fs::remove_file(root.join("b")).unwrap();
-                fs::create_dir(root.join("b")).unwrap();
+                fs::create_dir_all(root.join("b/c")).unwrap();
             })
         },
-        &[("/b", Kind::Type)],
+        &[("/b", Kind::Type), ("/b/c", Kind::Extra)],
     ),
 ];
 
@@ -483,6 +496,145 @@ fn both_sides_are_told() {
     let globs = ["user.*".parse().unwrap(), "/f/../x".parse().unwrap()];
     let options = TreeOptions { ignore: &ignore[..5], ignore_xattrs: &globs, ..TreeOptions::default() };
     expect(&audit(&image.bytes, &root, options), &[("/f", Kind::Content)], "ignored xattr");
+}
+
+/// Whoever gets power by a change is told first, and alone if nothing else is wanted.
+#[test]
+fn what_gives_power_comes_first_root() {
+    if skips_without_root("what_gives_power_comes_first_root") {
+        return;
+    }
+    let list = everything();
+    let image = write_image(&list);
+    let scratch = Scratch::new();
+    let root = scratch.root();
+    write_tree(&list, &root);
+    let add = |path: &str, mode: u32| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "x").unwrap();
+        chmod(&path, mode);
+        path
+    };
+    // Nothing of this gives power: set-id on a directory, a mode without set-id, new content without either.
+    chmod(&root.join("emptydir"), 0o2755);
+    chmod(&root.join("b2"), 0o777);
+    poke(&root.join("b"), b"!", 0);
+    add("aaa", 0o755);
+    // All of this does.
+    add("new/deep/suid", 0o4755);
+    add("sgid", 0o2755);
+    set_xattr(&add("capable", 0o755), "security.capability", &sample::CAPABILITY);
+    rustix::fs::mknodat(CWD, root.join("disk"), rustix::fs::FileType::BlockDevice, Mode::RUSR, 2049).unwrap();
+    chmod(&root.join("h1"), 0o4755);
+    poke(&root.join("dir/setuid"), b"?", 0);
+    poke(&root.join("x"), b"?", 0);
+    // The system takes set-id and capabilities away from whatever is written to.
+    set_xattr(&root.join("x"), "security.capability", &sample::CAPABILITY);
+    chown(&root.join("dir/setuid"), Some(5), None);
+    chmod(&root.join("dir/setuid"), 0o4755);
+    rewrite(&root, &Entry { file_type: FileType::Char, rdev: (1, 1), ..find(&list, "/empty").clone() });
+    let powers = |report: &TreeReport| -> Vec<(String, Kind, Option<Security>)> {
+        report
+            .findings
+            .iter()
+            .map(|f| (String::from_utf8_lossy(&f.path).into_owned(), f.kind, f.security))
+            .collect()
+    };
+    let expected: Vec<_> = [
+        ("/capable", Kind::Extra, Security::Capability),
+        ("/dir/setuid", Kind::Uid, Security::Privileged),
+        ("/dir/setuid", Kind::Content, Security::Privileged),
+        ("/disk", Kind::Extra, Security::Device),
+        ("/empty", Kind::Type, Security::Device),
+        ("/h1", Kind::Mode, Security::SetId),
+        ("/h2", Kind::Mode, Security::SetId),
+        ("/h3", Kind::Mode, Security::SetId),
+        ("/new/deep/suid", Kind::Extra, Security::SetId),
+        ("/sgid", Kind::Extra, Security::SetId),
+        ("/x", Kind::Content, Security::Privileged),
+    ]
+    .map(|(path, kind, security)| (path.to_owned(), kind, Some(security)))
+    .to_vec();
+    let report = audit(&image.bytes, &root, TreeOptions::default());
+    assert_eq!(powers(&report)[..expected.len()], expected, "{report:#?}");
+    assert!(powers(&report)[expected.len()..].iter().all(|(.., security)| security.is_none()));
+    let report = audit(&image.bytes, &root, TreeOptions { only_security: true, ..TreeOptions::default() });
+    assert_eq!(powers(&report), expected);
+    let whole = audit(&image.bytes, &root, TreeOptions::default());
+    assert!(report.bytes < whole.bytes / 10, "files without power are not read: {} bytes", report.bytes);
+}
+
+/// The first byte that differs is told with the image at hand, its block without.
+#[test]
+fn where_content_differs_is_told() {
+    let body = fill(20_000, 9);
+    let list = [
+        entry("/", FileType::Dir, 0o755, ""),
+        entry("/f", FileType::File, 0o600, body.as_slice()),
+        entry("/g", FileType::File, 0o600, "abc"),
+    ];
+    let image = write_image(&list);
+    let seal = maker::detach(&image);
+    let scratch = Scratch::new();
+    let root = scratch.root();
+    let ignore = [Field::Uid, Field::Gid, Field::Mtime, Field::Xattrs];
+    type Row = (&'static str, fn(&Path), u64, Option<u64>);
+    let rows: &[Row] = &[
+        ("first byte", |path| poke(path, b"\x00\x01\x02", 0), 0, None),
+        ("last byte of a block", |path| poke(path, &[0xff], 4095), 4095, None),
+        ("first byte of a block", |path| poke(path, &[0xfe], 8192), 8192, None),
+        (
+            "two places",
+            |path| {
+                poke(path, &[0xfd], 19_999);
+                poke(path, &[0xfd], 12_300)
+            },
+            12_300,
+            None,
+        ),
+        ("last byte", |path| poke(path, &[0xfc], 19_999), 19_999, None),
+        ("appended", |path| poke(path, b"more", 20_000), 20_000, Some(20_000)),
+        ("appended over blocks", |path| poke(path, &[7; 9000], 20_000), 20_000, Some(20_000)),
+        (
+            "cut",
+            |path| File::options().write(true).open(path).unwrap().set_len(5000).unwrap(),
+            5000,
+            Some(4096),
+        ),
+        (
+            "cut at a block",
+            |path| File::options().write(true).open(path).unwrap().set_len(8192).unwrap(),
+            8192,
+            Some(8192),
+        ),
+        ("emptied", |path| File::options().write(true).open(path).unwrap().set_len(0).unwrap(), 0, Some(0)),
+    ];
+    for (what, change, exact, in_seal) in rows {
+        write_tree(&list, &root);
+        change(&root.join("f"));
+        for (baseline, at, unit) in [
+            (&image.bytes, *exact, 1),
+            (
+                &seal,
+                in_seal.unwrap_or(exact / 4096 * 4096),
+                if in_seal.is_some_and(|at| at == *exact) { 1 } else { 4096 },
+            ),
+        ] {
+            let report = audit(baseline, &root, TreeOptions { ignore: &ignore, ..TreeOptions::default() });
+            assert_eq!(report.findings.len(), 1, "{what}: {report:#?}");
+            assert_eq!(report.findings[0].offset, Some(Offset { at, unit }), "{what}");
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+    // A damaged image does not mislead: the leaf decides, and the block is told.
+    write_tree(&list, &root);
+    poke(&root.join("f"), &[0xff], 9000);
+    let mut damaged = image.bytes.clone();
+    let block = damaged.chunks(4096).position(|block| block == &body[8192..12_288]).unwrap();
+    damaged[block * 4096] ^= 1;
+    let report = audit(&damaged, &root, TreeOptions { ignore: &ignore, ..TreeOptions::default() });
+    assert_eq!(report.findings[0].offset, Some(Offset { at: 8192, unit: 4096 }));
 }
 
 #[test]
@@ -583,7 +735,7 @@ fn a_racing_swap_does_not_lead_out() {
             let report = audit_tree(&image, &root, &options).unwrap();
             for found in &report.findings {
                 // Never the size of the victim.
-                assert!(matches!(found.kind, Kind::Changing | Kind::Type), "{report:#?}");
+                assert!(matches!(found.kind, Kind::Changing | Kind::Type | Kind::Missing), "{report:#?}");
             }
         }
     });

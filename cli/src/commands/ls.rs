@@ -1,46 +1,26 @@
 //! `mkimg ls`
 
-use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use mkimg_format::ReadAt;
-use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid, Timestamp, WalkEntry, escape};
+use mkimg_format::erofs::{FileSystem, FileType, WalkEntry, escape};
 use mkimg_format::hex;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::args::LsArgs;
+use crate::digests::Digests;
+use crate::entry::Entry;
 use crate::image::Image;
-use crate::output::{base64, json_line, stdout, text_and_base64, text_or_base64};
+use crate::output::{json_line, stdout, utc};
 
 /// One path, as `--json` prints it.
 #[derive(Serialize)]
 struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_b64: Option<String>,
-    r#type: &'static str,
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    mtime: String,
-    nlink: u32,
-    ino: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    target_b64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rdev: Option<[u32; 2]>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    xattrs: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    xattrs_b64: BTreeMap<String, String>,
+    #[serde(flatten)]
+    entry: Entry,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
 }
@@ -79,87 +59,11 @@ pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
 }
 
 fn line<R: ReadAt>(fs: &FileSystem<R>, entry: &WalkEntry, digests: Option<&mut Digests>) -> Result<Line> {
-    let inode = &entry.inode;
-    let (path, path_b64) = text_and_base64(&entry.path);
-    let (target, target_b64) = match inode.file_type {
-        FileType::Symlink => text_and_base64(&fs.read_link(inode)?),
-        _ => (None, None),
-    };
-    let mut xattrs = BTreeMap::new();
-    let mut xattrs_b64 = BTreeMap::new();
-    for xattr in fs.xattrs(inode)? {
-        match text_or_base64(&xattr.name) {
-            Ok(name) => xattrs.insert(name, base64(&xattr.value)),
-            Err(name) => xattrs_b64.insert(name, base64(&xattr.value)),
-        };
-    }
-    let sha256 = match (inode.file_type, digests) {
-        (FileType::File, Some(digests)) => Some(hex(&digests.of(fs, inode)?)),
+    let sha256 = match (entry.inode.file_type, digests) {
+        (FileType::File, Some(digests)) => Some(hex(&digests.of(fs, &entry.inode)?)),
         _ => None,
     };
-    Ok(Line {
-        path,
-        path_b64,
-        r#type: inode.file_type.word(),
-        mode: inode.mode,
-        uid: inode.uid,
-        gid: inode.gid,
-        size: inode.size,
-        mtime: inode.mtime.to_string(),
-        nlink: inode.nlink,
-        ino: inode.nid.0,
-        target,
-        target_b64,
-        rdev: matches!(inode.file_type, FileType::Char | FileType::Block)
-            .then_some([inode.rdev.0, inode.rdev.1]),
-        xattrs,
-        xattrs_b64,
-        sha256,
-    })
-}
-
-/// Bytes of files with holes that are hashed: more than a build accepts. They cost an image nothing, but time here.
-const SPARSE_TOTAL: u64 = 128 << 30;
-
-/// SHA-256 of contents, each computed once: many names may lead to one content.
-#[derive(Default)]
-struct Digests {
-    known: HashMap<Key, [u8; 32]>,
-    /// Bytes of files with holes so far.
-    sparse: u64,
-}
-
-/// What tells contents apart without reading them: where they are. The seal is not asked, nobody has verified it.
-#[derive(PartialEq, Eq, Hash)]
-enum Key {
-    Blocks { start: u32, size: u64 },
-    Inode(Nid),
-}
-
-impl Digests {
-    fn of<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<[u8; 32]> {
-        let key = match inode.layout {
-            Layout::Plain { start: Some(start) } => Key::Blocks { start, size: inode.size },
-            _ => Key::Inode(inode.nid),
-        };
-        if let Some(digest) = self.known.get(&key) {
-            return Ok(*digest);
-        }
-        if matches!(inode.layout, Layout::Plain { start: None } | Layout::Chunked { .. }) {
-            self.sparse = self.sparse.saturating_add(inode.size);
-            if self.sparse > SPARSE_TOTAL {
-                bail!("files with holes have more than {SPARSE_TOTAL} bytes in all");
-            }
-        }
-        let mut hasher = Sha256::new();
-        fs.for_each_piece(inode, |piece| {
-            hasher.update(piece);
-            Ok::<_, mkimg_format::Error>(())
-        })?;
-        let digest = hasher.finalize().into();
-        self.known.insert(key, digest);
-        Ok(digest)
-    }
+    Ok(Line { entry: Entry::new(fs, entry)?, sha256 })
 }
 
 fn long<R: ReadAt>(fs: &FileSystem<R>, entry: &WalkEntry, out: &mut impl Write) -> Result<()> {
@@ -213,28 +117,6 @@ fn mode_string(file_type: FileType, mode: u16) -> String {
     text
 }
 
-/// Date and time in UTC: the same on every machine.
-fn utc(time: Timestamp) -> String {
-    let days = time.sec.div_euclid(86_400);
-    let seconds = time.sec.rem_euclid(86_400);
-    // Civil date from days since 1970, by 400-year eras that begin on 1 March (proleptic Gregorian calendar).
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,22 +131,6 @@ mod tests {
             (FileType::Dir, 0o1770, "drwxrwx--T"),
         ] {
             assert_eq!(mode_string(file_type, mode), text);
-        }
-    }
-
-    /// Expected values by `date -u -d @SECONDS`.
-    #[test]
-    fn times_look_like_those_of_date() {
-        for (sec, text) in [
-            (0, "1970-01-01 00:00:00"),
-            (-1, "1969-12-31 23:59:59"),
-            (951_782_400, "2000-02-29 00:00:00"),
-            (1_500_000_000, "2017-07-14 02:40:00"),
-            (4_294_967_313, "2106-02-07 06:28:33"),
-            (i64::MAX, "292277026596-12-04 15:30:07"),
-            (i64::MIN, "-292277022657-01-27 08:29:52"),
-        ] {
-            assert_eq!(utc(Timestamp { sec, nsec: 0 }), text);
         }
     }
 }

@@ -8,7 +8,9 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod mount;
 pub(crate) mod seal;
+mod seal_json;
 pub(crate) mod verify;
+mod verify_mount;
 mod verify_tree;
 
 use std::num::NonZeroUsize;

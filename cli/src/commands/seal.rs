@@ -1,51 +1,100 @@
 //! `mkimg seal`
 
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use mkimg_format::{BLOCK_SIZE, detached};
 
-use crate::args::SealArgs;
+use super::seal_json;
+use crate::args::{SealArgs, SealFormat};
 use crate::image::Image;
-use crate::output::{show, size, stdout};
+use crate::mtree;
+use crate::output::{count, show, size, stdout};
+
+/// Bytes of text that are written at once.
+const BUFFER: usize = 256 << 10;
 
 pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
     let image = Image::open(&args.image)?;
     if image.sealed.is_detached() {
-        bail!("{}: is a detached seal already", show(&args.image));
+        match args.format {
+            SealFormat::Detached => bail!("{}: is a detached seal already", show(&args.image)),
+            SealFormat::Mtree => bail!(
+                "{}: a detached seal holds no file data to make SHA-256 digests of; give the image itself",
+                show(&args.image)
+            ),
+            SealFormat::Json => {}
+        }
     }
+    let output = mkimg_mkfs::Output::create(&args.output)?;
+    output.spare(image.sealed.io())?;
+    let what = match args.format {
+        SealFormat::Detached => cut(args, &image, output.file())?,
+        SealFormat::Mtree => listed(args, output.file(), |out| mtree::write(&image.file_system()?, out))?,
+        SealFormat::Json => listed(args, output.file(), |out| seal_json::write(&image, out))?,
+    };
+    output.finish()?;
+    let mut out = stdout();
+    writeln!(out, "{}: {what}", show(&args.output))?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies all but file data. Returns how much that was, in words.
+fn cut(args: &SealArgs, image: &Image, mut file: &File) -> Result<String> {
     let name = || show(&args.output);
     let mut source = image.sealed.io();
-    let output = mkimg_mkfs::Output::create(&args.output)?;
-    output.spare(source)?;
-    let mut file: &File = output.file();
+    let header = &image.header;
+    file.write_all(&detached::head(header)[..]).with_context(name)?;
     let mut copy = |from: u64, length: u64| -> Result<()> {
         source.seek(SeekFrom::Start(from))?;
-        let copied = std::io::copy(&mut std::io::Read::take(source, length), &mut file).with_context(name)?;
+        let copied = io::copy(&mut io::Read::take(source, length), &mut file).with_context(name)?;
         if copied < length {
             bail!("{}: ends at byte {}, should have {}", show(&args.image), from + copied, from + length);
         }
         Ok(())
     };
-    let header = &image.header;
-    (&mut output.file()).write_all(&detached::head(header)[..]).with_context(name)?;
     let tail = header.meta_block * BLOCK_SIZE;
     copy(0, BLOCK_SIZE)?;
     copy(tail, header.image_size() - tail)?;
-    output.finish()?;
     let length = BLOCK_SIZE * 2 + header.image_size() - tail;
-    let mut out = stdout();
     let per_mille = u128::from(length) * 1000 / u128::from(header.image_size());
-    writeln!(
-        out,
-        "{}: {}, {}.{} % of the image",
-        show(&args.output),
-        size(length),
-        per_mille / 10,
-        per_mille % 10
-    )?;
+    Ok(format!("{}, {}.{} % of the image", size(length), per_mille / 10, per_mille % 10))
+}
+
+/// Writes a list of all names. Returns how many there are, in words.
+fn listed(
+    args: &SealArgs,
+    file: &File,
+    write: impl FnOnce(&mut BufWriter<Named<'_>>) -> Result<u64>,
+) -> Result<String> {
+    let mut out = BufWriter::with_capacity(BUFFER, Named { file, path: &args.output });
+    let names = write(&mut out)?;
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(count(names, "name"))
+}
+
+/// A file whose errors say which it is, and so are not taken for those of the image.
+struct Named<'a> {
+    file: &'a File,
+    path: &'a Path,
+}
+
+impl Named<'_> {
+    fn error(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", show(self.path)))
+    }
+}
+
+impl Write for Named<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(|error| self.error(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(|error| self.error(&error))
+    }
 }

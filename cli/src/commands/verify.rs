@@ -11,14 +11,14 @@ use mkimg_format::hex;
 use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
-use super::verify_tree;
+use super::{verify_mount, verify_tree};
 use crate::args::VerifyArgs;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_or_base64};
 use crate::progress::Bar;
 
 #[derive(Serialize)]
-struct FindingLine<'a> {
+pub(super) struct FindingLine<'a> {
     region: &'static str,
     offset: u64,
     length: u64,
@@ -53,6 +53,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
     match (&args.seal, &args.image, &args.dir) {
         (Some(seal), Some(dir), None) => verify_tree::run(args, seal, dir),
         (None, Some(image), Some(dir)) => verify_tree::run(args, image, dir),
+        (None, Some(mount), None) if mount.is_dir() => verify_mount::run(args, mount),
         (None, Some(image), None) => verify(args, image),
         _ => bail!("nothing to verify"),
     }
@@ -89,7 +90,7 @@ fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {
     Ok(())
 }
 
-fn finding_line(finding: &Finding) -> FindingLine<'_> {
+pub(super) fn finding_line(finding: &Finding) -> FindingLine<'_> {
     let mut paths = Vec::new();
     let mut paths_b64 = Vec::new();
     for path in &finding.paths {
@@ -123,7 +124,7 @@ fn summary(report: &Report) -> Summary {
     }
 }
 
-fn findings(report: &Report) -> u64 {
+pub(super) fn findings(report: &Report) -> u64 {
     report.truncated_findings.saturating_add(report.findings.len() as u64)
 }
 
@@ -135,20 +136,7 @@ fn text(path: &Path, report: &Report, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{path}: checked for consistency only; give --root-hash to know whose image it is")?;
     }
     for finding in &report.findings {
-        write!(
-            out,
-            "{:<17} {:>12} {:>10}  {}",
-            finding.region.word(),
-            finding.offset,
-            if finding.length == 0 { "-".to_owned() } else { size(finding.length) },
-            finding.problem,
-        )?;
-        let more = finding.more_paths.saturating_add(finding.paths.len() as u64).saturating_sub(1);
-        match finding.paths.first() {
-            None => writeln!(out)?,
-            Some(path) if more == 0 => writeln!(out, "  {}", escape(path))?,
-            Some(path) => writeln!(out, "  {} and {more} more", escape(path))?,
-        }
+        text_line(finding, out)?;
     }
     let what = if report.data_absent { "detached seal" } else { "image" };
     if report.is_clean() {
@@ -158,6 +146,25 @@ fn text(path: &Path, report: &Report, out: &mut impl Write) -> Result<()> {
         let found = count(findings(report), "finding");
         let incomplete = if report.complete { "" } else { ", and not everything could be read" };
         writeln!(out, "NOT clean: {found}{incomplete}")?;
+    }
+    Ok(())
+}
+
+/// One finding for people.
+pub(super) fn text_line(finding: &Finding, out: &mut impl Write) -> Result<()> {
+    write!(
+        out,
+        "{:<17} {:>12} {:>10}  {}",
+        finding.region.word(),
+        finding.offset,
+        if finding.length == 0 { "-".to_owned() } else { size(finding.length) },
+        finding.problem,
+    )?;
+    let more = finding.more_paths.saturating_add(finding.paths.len() as u64).saturating_sub(1);
+    match finding.paths.first() {
+        None => writeln!(out)?,
+        Some(path) if more == 0 => writeln!(out, "  {}", escape(path))?,
+        Some(path) => writeln!(out, "  {} and {more} more", escape(path))?,
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `mkimg verify IMAGE DIR`
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use mkimg_format::detached::{Sealed, WithoutData};
-use mkimg_format::erofs::escape;
 use mkimg_format::header::Header;
 use mkimg_format::hex;
 use mkimg_verify::tree::{Difference, TreeOptions, TreeReport, audit_tree};
@@ -15,22 +15,11 @@ use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
+use crate::differences::{DifferenceLine, Table};
 use crate::image::open_file;
-use crate::output::{count, json_line, show, size, stdout, text_and_base64};
+use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
-
-#[derive(Serialize)]
-struct Line<'a> {
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_b64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    found: Option<&'a str>,
-}
+use crate::style::Style;
 
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -40,6 +29,7 @@ struct Summary<'a> {
     root_hash: String,
     entries: u64,
     bytes: u64,
+    measured: u64,
     findings: u64,
     unseen: &'a [String],
 }
@@ -78,6 +68,7 @@ pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<Exit
         ignore_paths: &args.ignore_path,
         ignore_xattrs: &args.ignore_xattr,
         cross_mounts: args.cross_mounts,
+        only_security: args.only.is_some(),
         progress: Some(&advance),
     };
     let report = audit_tree(&image, dir, &options);
@@ -90,7 +81,7 @@ fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport
     let mut out = stdout();
     if args.json {
         for difference in &report.findings {
-            json_line(&mut out, &line(difference))?;
+            json_line(&mut out, &DifferenceLine::new(difference, &[]))?;
         }
         let summary = Summary {
             clean: report.is_clean(),
@@ -99,6 +90,7 @@ fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport
             root_hash: hex(&baseline.root_hash),
             entries: report.entries,
             bytes: report.bytes,
+            measured: report.measured,
             findings: findings(report),
             unseen: &report.unseen,
         };
@@ -114,17 +106,6 @@ fn findings(report: &TreeReport) -> u64 {
     report.truncated.saturating_add(report.findings.len() as u64)
 }
 
-fn line(difference: &Difference) -> Line<'_> {
-    let (path, path_b64) = text_and_base64(&difference.path);
-    Line {
-        kind: difference.kind.word(),
-        path,
-        path_b64,
-        expected: difference.expected.as_deref(),
-        found: difference.found.as_deref(),
-    }
-}
-
 fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Write) -> Result<()> {
     let dir = show(dir);
     if baseline.anchored {
@@ -135,24 +116,46 @@ fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Wri
             "{dir}: compared with records that nothing vouches for; give --root-hash to know whose they are"
         )?;
     }
-    for difference in &report.findings {
-        write!(out, "{:<10} {}", difference.kind.word(), escape(&difference.path))?;
-        match (&difference.expected, &difference.found) {
-            (Some(expected), Some(found)) => writeln!(out, "  {expected} -> {found}")?,
-            (Some(expected), None) => writeln!(out, "  was {expected}")?,
-            (None, Some(found)) => writeln!(out, "  now {found}")?,
-            (None, None) => writeln!(out)?,
-        }
-    }
+    let style = Style::of_stdout();
+    Table::new(style, &[]).print(&report.findings, out)?;
     for unseen in &report.unseen {
         writeln!(out, "not seen: {unseen}")?;
     }
-    let looked = format!("{} and {} of content compared", count(report.entries, "name"), size(report.bytes));
     if report.is_clean() {
-        writeln!(out, "clean: {looked}")?;
+        writeln!(out, "{}: {}", style.good("clean"), compared(report))?;
     } else {
         let incomplete = if report.complete { "" } else { ", and not everything could be looked at" };
-        writeln!(out, "NOT clean: {}{incomplete}; {looked}", count(findings(report), "difference"))?;
+        let found = differ(&report.findings, report.truncated);
+        writeln!(out, "{}: {found}{incomplete}; {}", style.alarm("NOT clean"), compared(report))?;
     }
     Ok(())
+}
+
+/// What an audit of a tree looked at.
+pub(super) fn compared(report: &TreeReport) -> String {
+    let read = size(report.bytes);
+    let mut text = format!("{} and {read} of content compared", count(report.entries, "name"));
+    if report.measured > 0 {
+        text.push_str(&format!(", {} vouched for by the kernel", count(report.measured, "file")));
+    }
+    text
+}
+
+/// How many paths differ, and how many of them concern security.
+pub(super) fn differ(findings: &[Difference], truncated: u64) -> String {
+    let paths = |wanted: &dyn Fn(&Difference) -> bool| {
+        let paths: HashSet<&[u8]> =
+            findings.iter().filter(|found| wanted(found)).map(|found| found.path.as_slice()).collect();
+        paths.len() as u64
+    };
+    let all = paths(&|_| true);
+    let mut text = format!("{} {}", count(all, "path"), if all == 1 { "differs" } else { "differ" });
+    let alarming = paths(&|found| found.security.is_some());
+    if alarming > 0 {
+        text.push_str(&format!(", {alarming} of them in what gives power"));
+    }
+    if truncated > 0 {
+        text.push_str(&format!(", and {truncated} more differences are not listed"));
+    }
+    text
 }

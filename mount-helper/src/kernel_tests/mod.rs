@@ -189,6 +189,7 @@ fn root_file_backed_mount_list_umount() {
         backing: Backing::File,
         upper: None,
         read_only: true,
+        file_id: None,
     };
     assert_eq!(bench.ours(), std::slice::from_ref(&expected));
 

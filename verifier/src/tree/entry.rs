@@ -6,15 +6,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use mkimg_format::erofs::{FileType, Inode, Nid, Xattr, escape};
 use mkimg_format::{ReadAt, hex};
+use mkimg_kernel::fsverity;
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use super::Field;
 use super::digests::Group;
 use super::host::Stat;
-use super::report::Kind;
-use super::walk::{Audit, join};
-use super::xattrs::{Handle, Reader, show, show_xattr};
+use super::walk::{Audit, Task, join};
+use super::xattrs::{CAPABILITY, Handle, Reader, xattr_difference};
+use crate::attributes::{Attributes, bytes};
+use crate::difference::{Difference, Kind, Offset, Security};
 
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
@@ -49,16 +51,32 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         }
     }
 
-    fn add(&self, path: Vec<u8>, kind: Kind, expected: impl Into<String>, found: impl Into<String>) {
-        self.audit.findings.add(path, kind, expected.into(), found.into());
+    fn add(&self, difference: Difference) {
+        self.audit.findings.add(difference);
     }
 
     fn changed(&self, path: Vec<u8>) {
-        self.audit.findings.add(path, Kind::Changing, None, "changed during the audit".to_owned());
+        self.add(Difference::new(path, Kind::Changing).found("changed during the audit"));
     }
 
-    /// Compares one name; returns its inode when it is a directory, which is left to do.
-    pub(super) fn entry(&mut self, dir: &OwnedFd, parent: &[u8], name: &[u8], nid: Nid) -> Option<Nid> {
+    /// Looks at one name; `None` when that is impossible or not wanted, which has been said then.
+    fn look(&self, dir: &OwnedFd, parent: &[u8], name: &[u8]) -> Option<Stat> {
+        match Stat::at(dir, name) {
+            Ok(stat) if self.audit.tree.is_foreign(&stat) => {
+                let what = self.audit.tree.describe_mount(&stat);
+                self.add(Difference::new(join(parent, name), Kind::Mount).found(what));
+                None
+            }
+            Ok(stat) => Some(stat),
+            Err(error) => {
+                self.audit.failed(join(parent, name), error);
+                None
+            }
+        }
+    }
+
+    /// Compares one name that both sides have; returns what there is to do below it.
+    pub(super) fn entry(&mut self, dir: &OwnedFd, parent: &[u8], name: &[u8], nid: Nid) -> Option<Task> {
         let path = || join(parent, name);
         let inode = match self.audit.fs.inode(nid) {
             Ok(inode) => inode,
@@ -67,23 +85,20 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                 return None;
             }
         };
-        let stat = match Stat::at(dir, name) {
-            Ok(stat) => stat,
-            Err(error) => {
-                self.audit.failed(path(), error);
-                return None;
-            }
-        };
-        if self.audit.tree.is_foreign(&stat) {
-            self.audit.findings.add(path(), Kind::Mount, None, "a mount".to_owned());
-            return None;
-        }
+        let stat = self.look(dir, parent, name)?;
+        let is_dir = inode.file_type == FileType::Dir;
         if stat.file_type() != Some(inode.file_type) {
-            self.type_differs(path(), &inode, &stat);
-            return None;
+            let word = stat.file_type().map_or("unknown", FileType::word);
+            let security = self.power(dir, name, &path, &stat);
+            let difference = Difference::new(path(), Kind::Type).expected(inode.file_type.word()).found(word);
+            self.add(difference.security(security));
+            if is_dir {
+                return Some(Task::Missing(nid));
+            }
+            return (stat.file_type() == Some(FileType::Dir)).then_some(Task::Extra);
         }
-        if inode.file_type == FileType::Dir {
-            return Some(nid);
+        if is_dir {
+            return Some(Task::Compare(nid));
         }
         self.audit.findings.count(1, 0);
         if inode.file_type == FileType::File {
@@ -94,9 +109,44 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         None
     }
 
-    fn type_differs(&self, path: Vec<u8>, inode: &Inode, stat: &Stat) {
-        let found = stat.file_type().map_or("unknown", FileType::word);
-        self.add(path, Kind::Type, inode.file_type.word(), found);
+    /// Reports one name that the image has not; returns what there is to do below it.
+    pub(super) fn extra(&mut self, dir: &OwnedFd, parent: &[u8], name: &[u8]) -> Option<Task> {
+        let path = || join(parent, name);
+        let stat = self.look(dir, parent, name)?;
+        let what = stat.attributes().as_ref().map_or_else(|| "unknown".to_owned(), Attributes::describe);
+        let security = self.power(dir, name, &path, &stat);
+        self.add(Difference::new(path(), Kind::Extra).found(what).security(security));
+        (stat.file_type() == Some(FileType::Dir)).then_some(Task::Extra)
+    }
+
+    /// The power of something that nobody shipped.
+    fn power(
+        &mut self,
+        dir: &OwnedFd,
+        name: &[u8],
+        path: &dyn Fn() -> Vec<u8>,
+        stat: &Stat,
+    ) -> Option<Security> {
+        let attributes = stat.attributes()?;
+        let power = attributes.power();
+        if power.is_some() || attributes.file_type != FileType::File {
+            return power;
+        }
+        let fd = match self.audit.tree.open_path(dir, name) {
+            Ok(fd) => fd,
+            Err(error) => {
+                self.audit.failed(path(), error);
+                return None;
+            }
+        };
+        match self.reader.value(Handle::Path(fd.as_fd()), CAPABILITY) {
+            Ok(value) => value.map(|_| Security::Capability),
+            Err(Errno::OPNOTSUPP) => None,
+            Err(error) => {
+                self.xattr_unreadable(path(), CAPABILITY, error);
+                None
+            }
+        }
     }
 
     /// A regular file, of which `stat` was seen by name.
@@ -116,40 +166,52 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
             Ok(_) => return self.changed(path()),
             Err(error) => return self.audit.failed(path(), error),
         }
-        self.attributes(path, inode, stat);
+        let set_id = self.attributes(path, inode, stat);
         self.links(path, inode, stat);
-        self.xattrs(path, inode, Handle::Open(fd.as_fd()));
-        let verdict = self.content(&fd, path, inode, stat);
+        let capable = self.xattrs(path, inode, Handle::Open(fd.as_fd()));
+        let security = (set_id || capable).then_some(Security::Privileged);
+        let verdict = if self.audit.options.only_security && security.is_none() {
+            None
+        } else {
+            self.content(&fd, path, inode, stat)
+        };
         match Stat::of(&fd) {
             // Bytes of different times prove nothing, so the digest is not told.
             Ok(after) if !stat.is_unchanged(&after) => self.changed(path()),
             Ok(_) => {
-                if let Some((expected, found)) = verdict {
-                    self.add(path(), Kind::Content, expected, found);
+                if let Some(difference) = verdict {
+                    self.add(difference.security(security));
                 }
             }
             Err(error) => self.audit.failed(path(), error),
         }
     }
 
-    /// Compares content; returns how it differs.
+    /// Compares size and content; returns how they differ.
     fn content(
         &mut self,
         fd: &OwnedFd,
         path: &dyn Fn() -> Vec<u8>,
         inode: &Inode,
         stat: &Stat,
-    ) -> Option<(String, String)> {
-        if !self.audit.options.compares(Field::Content) {
+    ) -> Option<Difference> {
+        let compares = |field| self.audit.options.compares(field);
+        if stat.size() != inode.size {
+            // Another size is other content, which is said once.
+            let kind = if compares(Field::Size) { Kind::Size } else { Kind::Content };
+            return (compares(Field::Size) || compares(Field::Content)).then(|| {
+                let offset = self.first_difference(fd, inode, stat);
+                Difference::new(path(), kind)
+                    .expected(bytes(inode.size))
+                    .found(bytes(stat.size()))
+                    .offset(offset)
+            });
+        }
+        if !compares(Field::Content) {
             return None;
         }
-        if stat.size() != inode.size {
-            // Other content for sure. Where sizes are compared, that has been said.
-            let said = self.audit.options.compares(Field::Size);
-            return (!said).then(|| (bytes(inode.size), bytes(stat.size())));
-        }
         let sealed = match self.audit.digests.of(inode, &mut self.group) {
-            Ok(Some(content)) if content.size.get() == inode.size => content.blake3,
+            Ok(Some(content)) if content.size.get() == inode.size => content,
             Ok(found) => {
                 let why = match found {
                     None => "the seal has no digest of it".to_owned(),
@@ -157,7 +219,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                         format!("size is {}, the digest in the seal is of {}", inode.size, content.size)
                     }
                 };
-                self.audit.findings.add(path(), Kind::Image, why, None);
+                self.add(Difference::new(path(), Kind::Image).expected(why));
                 return None;
             }
             Err(error) => {
@@ -165,17 +227,33 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                 return None;
             }
         };
+        // The kernel checks every read against this digest, so there is nothing that reading could add. Another digest
+        // may be one of other parameters: then reading decides.
+        if stat.has_verity() && fsverity::measure(fd).is_ok_and(|measured| measured == sealed.fsverity) {
+            self.audit.findings.count_measured();
+            return None;
+        }
+        let difference = Difference::new(path(), Kind::Content);
         match self.read(fd, inode.size) {
-            Ok(Reading::Whole(found)) if found == sealed => None,
-            Ok(Reading::Whole(found)) => {
-                Some((format!("blake3 {}", hex(&sealed)), format!("blake3 {}", hex(&found))))
+            Ok(Reading::Whole(found)) if found == sealed.blake3 => None,
+            Ok(Reading::Whole(found)) => Some(
+                difference
+                    .expected(format!("blake3 {}", hex(&sealed.blake3)))
+                    .found(format!("blake3 {}", hex(&found)))
+                    .offset(self.first_difference(fd, inode, stat)),
+            ),
+            Ok(Reading::Short) => {
+                Some(difference.expected(bytes(inode.size)).found("an earlier end".to_owned()))
             }
-            Ok(Reading::Short) => Some((bytes(inode.size), "an earlier end".to_owned())),
             Err(error) => {
-                self.audit.findings.add(path(), Kind::Unreadable, None, error.to_string());
+                self.add(Difference::new(path(), Kind::Unreadable).found(error.to_string()));
                 None
             }
         }
+    }
+
+    fn first_difference(&self, fd: &OwnedFd, inode: &Inode, stat: &Stat) -> Option<Offset> {
+        self.audit.blocks.first_difference(self.audit.fs, inode, fd, stat.size())
     }
 
     /// Reads and hashes `size` bytes. What is behind them shows in the size.
@@ -234,37 +312,21 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         };
         match rustix::fs::readlinkat(fd, "", Vec::new()) {
             Ok(found) if found.to_bytes() == expected => {}
-            Ok(found) => self.add(path(), Kind::Target, escape(&expected), escape(found.to_bytes())),
+            Ok(found) => {
+                let difference = Difference::new(path(), Kind::Target).expected(escape(&expected));
+                self.add(difference.found(escape(found.to_bytes())));
+            }
             Err(error) => self.audit.failed(path(), error),
         }
     }
 
-    /// Compares what a stat shows of anything.
-    pub(super) fn attributes(&self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) {
-        let file_type = inode.file_type;
-        let compares = |field| self.audit.options.compares(field);
-        // Nobody can set the mode of a symbolic link.
-        if compares(Field::Mode) && stat.mode() != inode.mode && file_type != FileType::Symlink {
-            self.add(path(), Kind::Mode, format!("{:04o}", inode.mode), format!("{:04o}", stat.mode()));
-        }
-        if compares(Field::Uid) && stat.uid() != inode.uid {
-            self.add(path(), Kind::Uid, inode.uid.to_string(), stat.uid().to_string());
-        }
-        if compares(Field::Gid) && stat.gid() != inode.gid {
-            self.add(path(), Kind::Gid, inode.gid.to_string(), stat.gid().to_string());
-        }
-        if compares(Field::Mtime) && stat.mtime() != inode.mtime {
-            self.add(path(), Kind::Mtime, inode.mtime.to_string(), stat.mtime().to_string());
-        }
-        // The size of a directory is the file system's own affair, that of a link is its target.
-        if compares(Field::Size) && stat.size() != inode.size && file_type == FileType::File {
-            self.add(path(), Kind::Size, bytes(inode.size), bytes(stat.size()));
-        }
-        let is_device = matches!(file_type, FileType::Char | FileType::Block);
-        if compares(Field::Rdev) && stat.rdev() != inode.rdev && is_device {
-            let show = |(major, minor): (u32, u32)| format!("{major}:{minor}");
-            self.add(path(), Kind::Rdev, show(inode.rdev), show(stat.rdev()));
-        }
+    /// Compares what a stat shows of anything, but for size; returns whether it runs as its owner or group.
+    pub(super) fn attributes(&self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) -> bool {
+        // Types have been compared, so it has one.
+        let Some(found) = stat.attributes() else { return false };
+        Attributes::from(inode)
+            .compare(&found, path, self.audit.options, &mut |difference| self.add(difference));
+        found.is_set_id()
     }
 
     /// Compares hard links, of anything but directories.
@@ -275,28 +337,37 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         if inode.nlink > 1 {
             self.audit.links.add(inode, stat, path());
         } else if stat.nlink() != 1 {
-            self.add(path(), Kind::Links, "1 link", format!("{} links", stat.nlink()));
+            let found = format!("{} links", stat.nlink());
+            self.add(Difference::new(path(), Kind::Links).expected("1 link").found(found));
         }
     }
 
-    /// Compares extended attributes, byte for byte.
-    pub(super) fn xattrs(&mut self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, handle: Handle<'_>) {
-        if !self.audit.options.compares(Field::Xattrs) {
-            return;
-        }
-        let sealed = match self.audit.fs.xattrs(inode) {
-            Ok(xattrs) => xattrs,
-            Err(error) => return self.audit.image_fault(path(), &error),
+    /// Compares extended attributes, byte for byte; returns whether there are capabilities among them.
+    pub(super) fn xattrs(&mut self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, handle: Handle<'_>) -> bool {
+        let sealed = if self.audit.options.compares(Field::Xattrs) {
+            match self.audit.fs.xattrs(inode) {
+                Ok(xattrs) => xattrs,
+                Err(error) => {
+                    self.audit.image_fault(path(), &error);
+                    return false;
+                }
+            }
+        } else {
+            return false;
         };
         let names = match self.reader.names(handle) {
             Ok(names) => names,
-            Err(error) => return self.xattr_unreadable(path(), b"list of xattrs", error),
+            Err(error) => {
+                self.xattr_unreadable(path(), b"list of xattrs", error);
+                return false;
+            }
         };
+        let capable = names.iter().any(|name| name == CAPABILITY);
         let mut sealed = sealed.iter().peekable();
         let mut names = names.iter().peekable();
         loop {
             let order = match (sealed.peek(), names.peek()) {
-                (None, None) => break,
+                (None, None) => return capable,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(xattr), Some(name)) => xattr.name.cmp(name),
@@ -328,17 +399,13 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                 Err(error) => return self.xattr_unreadable(path(), name, error),
             },
         };
-        if found != expected.map(|xattr| xattr.value.as_slice()) {
-            let found = found.map(|value| show(either, value));
-            self.audit.findings.add(path(), Kind::Xattr, expected.map(show_xattr), found);
+        let expected = expected.map(|xattr| xattr.value.as_slice());
+        if let Some(difference) = xattr_difference(path, either, expected, found) {
+            self.audit.findings.add(difference);
         }
     }
 
     fn xattr_unreadable(&self, path: Vec<u8>, name: &[u8], error: Errno) {
-        self.audit.findings.add(path, Kind::Unreadable, None, format!("{}: {error}", escape(name)));
+        self.add(Difference::new(path, Kind::Unreadable).found(format!("{}: {error}", escape(name))));
     }
-}
-
-fn bytes(size: u64) -> String {
-    format!("{size} bytes")
 }

@@ -3,20 +3,24 @@
 //! The path of the tree is looked at once. Everything else is opened below a descriptor, by calls that refuse
 //! symbolic links and mounts instead of following them, so whoever changes the tree cannot lead the audit out of it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use mkimg_format::erofs::{FileType, Timestamp};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxFlags, StatxTimestamp};
+use mkimg_format::erofs::{FileType, Timestamp, escape};
+use mkimg_kernel::mountinfo;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use super::Error;
+use crate::attributes::Attributes;
 
 /// Attempts at a call that a rename elsewhere interrupts (`EAGAIN` of openat2).
 const ATTEMPTS: usize = 16;
 
 /// The tree.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
     mount: u64,
     resolve: ResolveFlags,
@@ -27,14 +31,14 @@ pub(super) struct Tree {
 
 /// An inode as the system shows it.
 #[derive(Clone, Copy)]
-pub(super) struct Stat(Statx);
+pub(crate) struct Stat(Statx);
 
 /// Which inode of this machine: device and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Identity(u32, u32, u64);
+pub(crate) struct Identity(u32, u32, u64);
 
 impl Tree {
-    pub(super) fn open(path: &Path, cross_mounts: bool) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, cross_mounts: bool) -> Result<Self, Error> {
         let fail = |error: Errno| Error::Tree { path: path.to_owned(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
@@ -63,17 +67,17 @@ impl Tree {
     }
 
     /// Opens a directory by its path below the root, without a slash in front.
-    pub(super) fn open_dir(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_dir(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         self.open_at(&self.root, not_empty(path), OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// As [`Self::open_dir`], for a directory whose names may not be read.
-    pub(super) fn open_dir_path(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_dir_path(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         self.open_at(&self.root, not_empty(path), OFlags::PATH | OFlags::DIRECTORY)
     }
 
     /// Opens one name for reading, without waiting for anybody: a FIFO that has just got there must not hold us up.
-    pub(super) fn open_file(&self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_file(&self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         if self.euid == 0 || self.euid == stat.uid() {
             match self.open_at(dir, name, flags | OFlags::NOATIME) {
@@ -85,24 +89,36 @@ impl Tree {
     }
 
     /// Opens one name as a path: anything, without touching or following it.
-    pub(super) fn open_path(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open_path(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
         self.open_at(dir, name, OFlags::PATH)
     }
 
+    /// What is mounted where an inode of another mount is seen.
+    pub(crate) fn describe_mount(&self, stat: &Stat) -> String {
+        let entries = mountinfo::read().unwrap_or_default();
+        match entries.iter().find(|entry| u64::from(entry.id) == stat.mount()) {
+            Some(entry) => {
+                let text = |word: &OsStr| escape(word.as_bytes());
+                format!("{} from {} is mounted here", text(&entry.fstype), text(&entry.source))
+            }
+            None => "something is mounted here".to_owned(),
+        }
+    }
+
     /// Whether an inode is behind a mount that is not to be entered.
-    pub(super) fn is_foreign(&self, stat: &Stat) -> bool {
+    pub(crate) fn is_foreign(&self, stat: &Stat) -> bool {
         !self.cross_mounts && stat.mount() != self.mount
     }
 }
 
 impl Stat {
     /// What is open.
-    pub(super) fn of(fd: impl AsFd) -> rustix::io::Result<Self> {
+    pub(crate) fn of(fd: impl AsFd) -> rustix::io::Result<Self> {
         Self::read(fd, b"", AtFlags::EMPTY_PATH)
     }
 
     /// One name of a directory.
-    pub(super) fn at(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Self> {
+    pub(crate) fn at(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Self> {
         Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
     }
 
@@ -111,56 +127,57 @@ impl Stat {
     }
 
     /// Number of its mount, or of its device where the system (before Linux 5.8) does not say.
-    fn mount(&self) -> u64 {
+    pub(crate) fn mount(&self) -> u64 {
         if self.0.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
             return self.0.stx_mnt_id;
         }
         rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)
     }
 
-    pub(super) const fn file_type(&self) -> Option<FileType> {
+    pub(crate) const fn file_type(&self) -> Option<FileType> {
         FileType::from_mode(self.0.stx_mode)
     }
 
-    /// Permission, set-id and sticky bits.
-    pub(super) const fn mode(&self) -> u16 {
-        self.0.stx_mode & 0o7777
+    /// What is compared with the image; `None` for types that no image has.
+    pub(crate) fn attributes(&self) -> Option<Attributes> {
+        Some(Attributes {
+            file_type: self.file_type()?,
+            mode: self.0.stx_mode & 0o7777,
+            uid: self.0.stx_uid,
+            gid: self.0.stx_gid,
+            size: self.0.stx_size,
+            mtime: time(self.0.stx_mtime),
+            rdev: (self.0.stx_rdev_major, self.0.stx_rdev_minor),
+        })
     }
 
-    pub(super) const fn uid(&self) -> u32 {
+    /// Whether the kernel vouches for the content (fs-verity, Linux 5.5).
+    pub(crate) fn has_verity(&self) -> bool {
+        (self.0.stx_attributes & self.0.stx_attributes_mask).contains(StatxAttributes::VERITY)
+    }
+
+    pub(crate) const fn uid(&self) -> u32 {
         self.0.stx_uid
     }
 
-    pub(super) const fn gid(&self) -> u32 {
-        self.0.stx_gid
-    }
-
-    pub(super) const fn size(&self) -> u64 {
+    pub(crate) const fn size(&self) -> u64 {
         self.0.stx_size
     }
 
-    pub(super) const fn nlink(&self) -> u32 {
+    pub(crate) const fn nlink(&self) -> u32 {
         self.0.stx_nlink
     }
 
-    pub(super) const fn mtime(&self) -> Timestamp {
-        time(self.0.stx_mtime)
-    }
-
-    pub(super) const fn rdev(&self) -> (u32, u32) {
-        (self.0.stx_rdev_major, self.0.stx_rdev_minor)
-    }
-
-    pub(super) const fn identity(&self) -> Identity {
+    pub(crate) const fn identity(&self) -> Identity {
         Identity(self.0.stx_dev_major, self.0.stx_dev_minor, self.0.stx_ino)
     }
 
     /// Whether this is the same inode as `later`, and nobody did anything to it in between.
-    pub(super) fn is_unchanged(&self, later: &Self) -> bool {
+    pub(crate) fn is_unchanged(&self, later: &Self) -> bool {
         // Every change of content or attributes moves the ctime, which nobody can set.
         self.identity() == later.identity()
             && self.size() == later.size()
-            && self.mtime() == later.mtime()
+            && time(self.0.stx_mtime) == time(later.0.stx_mtime)
             && time(self.0.stx_ctime) == time(later.0.stx_ctime)
     }
 }
@@ -174,7 +191,7 @@ const fn not_empty(path: &[u8]) -> &[u8] {
 }
 
 /// A path that leads to the very inode that is open, for calls that take no path descriptor.
-pub(super) fn proc_path(fd: impl AsFd) -> String {
+pub(crate) fn proc_path(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
@@ -182,6 +199,6 @@ pub(super) fn proc_path(fd: impl AsFd) -> String {
 ///
 /// `EXDEV` too: a mount that was there has been seen before anything is opened, so it is a new one, or the directory
 /// was moved out of the tree.
-pub(super) const fn is_replaced(error: Errno) -> bool {
+pub(crate) const fn is_replaced(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE | Errno::XDEV)
 }

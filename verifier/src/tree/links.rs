@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use mkimg_format::erofs::{Inode, Nid, escape};
 
 use super::host::{Identity, Stat};
-use super::report::{Findings, Kind};
+use super::report::Findings;
+use crate::difference::{Difference, Kind};
 
 /// Bytes of memory for all of it.
 const HELD_MAX: usize = 16 << 20;
@@ -84,20 +85,23 @@ impl Links {
         for ((nid, identity), member) in members {
             if let Some((_, first)) = group.as_ref().filter(|(known, _)| *known == nid) {
                 let expected = format!("hard link of {}", escape(first));
-                findings.add(member.path, Kind::Links, expected, "another inode".to_owned());
+                findings
+                    .add(Difference::new(member.path, Kind::Links).expected(expected).found("another inode"));
                 continue;
             }
             group = Some((nid, member.path.clone()));
             if let Some(owner) = owners.get(&identity) {
                 let found = format!("hard link of {}", escape(owner));
-                findings.add(member.path, Kind::Links, "another inode".to_owned(), found);
+                findings
+                    .add(Difference::new(member.path, Kind::Links).expected("another inode").found(found));
                 continue;
             }
             owners.insert(identity, member.path.clone());
             let known = member.names == member.nlink;
             if !known && (everything || member.nlink != member.expected) {
                 let found = format!("{} links, {} of them found in place", member.nlink, member.names);
-                findings.add(member.path, Kind::Links, format!("{} links", member.expected), found);
+                let expected = format!("{} links", member.expected);
+                findings.add(Difference::new(member.path, Kind::Links).expected(expected).found(found));
             }
         }
         !held.overflow

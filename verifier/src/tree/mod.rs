@@ -1,7 +1,7 @@
 //! Audits of extracted trees.
 //!
 //! [`audit_tree`] compares a directory of this machine with the records of an image, or of a detached seal: no file
-//! data of the image is read, the digests are in the seal. The image is taken as it is; whether it is the right one
+//! data of the image is read, the digests are in the seal. (Only of a file that differs, to say where.) The image is taken as it is; whether it is the right one
 //! is what [`verify_image`](crate::verify_image) says.
 //!
 //! One item of work is one directory. Its names are read and sorted, and merged with those of the image, which are
@@ -17,6 +17,7 @@
 //! | `names` | which names does a directory have? |
 //! | `xattrs` | and which extended attributes? |
 //! | `digests` | which content is sealed for an inode? |
+//! | `first_difference` | where does content differ first? |
 //! | `links` | which names are one inode? |
 //!
 //! Memory: 512 KiB a thread and the names of its current directory (at most 64 MiB of them), some 100 bytes for each
@@ -25,6 +26,7 @@
 mod digests;
 mod entry;
 mod error;
+mod first_difference;
 mod glob;
 mod host;
 mod links;
@@ -37,5 +39,12 @@ mod xattrs;
 pub use error::Error;
 pub use glob::{Glob, GlobError};
 pub use options::{Field, FieldError, TreeOptions};
-pub use report::{DIFFERENCES_MAX, Difference, Kind, TreeReport};
+pub use report::{DIFFERENCES_MAX, TreeReport};
+
+pub use crate::difference::{Difference, Kind, Offset, Security};
 pub use walk::audit_tree;
+
+pub(crate) use host::{Stat, Tree};
+pub(crate) use names::Names;
+pub(crate) use walk::join;
+pub(crate) use xattrs::{Handle, Reader};

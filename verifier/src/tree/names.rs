@@ -15,7 +15,7 @@ const BUFFER: usize = 32 << 10;
 
 /// The names of a directory, sorted bytewise, in one piece of memory.
 #[derive(Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     bytes: Vec<u8>,
     places: Vec<Place>,
 }
@@ -38,7 +38,7 @@ impl Names {
     /// Reads all names of a directory but `.` and `..`.
     ///
     /// `Errno::FBIG` (EFBIG) stands for more than can be held.
-    pub(super) fn read(&mut self, dir: &OwnedFd) -> rustix::io::Result<()> {
+    pub(crate) fn read(&mut self, dir: &OwnedFd) -> rustix::io::Result<()> {
         self.bytes.clear();
         self.places.clear();
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
@@ -67,7 +67,7 @@ impl Names {
     }
 
     /// Name number `index`; `None` behind the last.
-    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
+    pub(crate) fn get(&self, index: usize) -> Option<&[u8]> {
         self.bytes.get(self.places.get(index)?.range())
     }
 }

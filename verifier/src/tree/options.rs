@@ -100,6 +100,10 @@ pub struct TreeOptions<'a> {
     pub ignore_xattrs: &'a [Glob],
     /// Whether to go on into what is mounted inside the tree. Otherwise a mount is a finding.
     pub cross_mounts: bool,
+    /// Keep only what gives somebody power that the image did not give, and what hides anything from the audit.
+    ///
+    /// Files whose content gives nobody power are not read then.
+    pub only_security: bool,
     /// Told how many more bytes of content are done, from any of the threads.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
 }
@@ -114,6 +118,7 @@ impl Default for TreeOptions<'_> {
             ignore_paths: &[],
             ignore_xattrs: &[],
             cross_mounts: false,
+            only_security: false,
             progress: None,
         }
     }
@@ -127,17 +132,18 @@ impl fmt::Debug for TreeOptions<'_> {
             .field("ignore_paths", &self.ignore_paths)
             .field("ignore_xattrs", &self.ignore_xattrs)
             .field("cross_mounts", &self.cross_mounts)
+            .field("only_security", &self.only_security)
             .finish_non_exhaustive()
     }
 }
 
 impl TreeOptions<'_> {
-    pub(super) fn compares(&self, field: Field) -> bool {
+    pub(crate) fn compares(&self, field: Field) -> bool {
         !self.ignore.contains(&field)
     }
 
     /// Whether a path, which starts with a slash, is not looked at.
-    pub(super) fn ignores(&self, path: &[u8]) -> bool {
+    pub(crate) fn ignores(&self, path: &[u8]) -> bool {
         self.ignore_paths.iter().any(|glob| glob.matches(path))
     }
 
@@ -145,7 +151,7 @@ impl TreeOptions<'_> {
         self.ignore_paths.iter().any(Glob::is_root)
     }
 
-    pub(super) fn ignores_xattr(&self, name: &[u8]) -> bool {
+    pub(crate) fn ignores_xattr(&self, name: &[u8]) -> bool {
         self.ignore_xattrs.iter().any(|glob| glob.matches(name))
     }
 }

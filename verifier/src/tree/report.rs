@@ -1,11 +1,10 @@
 //! What an audit of a tree found.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Field;
+use crate::difference::{Difference, Kind};
 
 /// Differences that a report holds; further ones are counted.
 pub const DIFFERENCES_MAX: usize = 10_000;
@@ -13,114 +12,11 @@ pub const DIFFERENCES_MAX: usize = 10_000;
 /// Bytes of text in a whole report; differences beyond are counted.
 const TEXT_MAX: usize = 16 << 20;
 
-/// What a difference is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Kind {
-    /// The image has it and the tree has not. What would be below it is not listed.
-    Missing,
-    /// The tree has it and the image has not. What is below it is not listed.
-    Extra,
-    /// It is of another type; nothing else of it is compared.
-    Type,
-    /// Permission, set-id and sticky bits.
-    Mode,
-    /// Owner.
-    Uid,
-    /// Group.
-    Gid,
-    /// Modification time.
-    Mtime,
-    /// Length, and so content.
-    Size,
-    /// Content.
-    Content,
-    /// Target of a symbolic link.
-    Target,
-    /// Major and minor number of a device.
-    Rdev,
-    /// Hard links.
-    Links,
-    /// One extended attribute.
-    Xattr,
-    /// Something is mounted there, and what is behind was not looked at.
-    Mount,
-    /// It changed while it was looked at.
-    Changing,
-    /// It could not be read.
-    Unreadable,
-    /// The image could not be read there, or contradicts itself.
-    Image,
-}
-
-impl Kind {
-    /// The word that stands for it in reports.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Extra => "extra",
-            Self::Type => "type",
-            Self::Mode => "mode",
-            Self::Uid => "uid",
-            Self::Gid => "gid",
-            Self::Mtime => "mtime",
-            Self::Size => "size",
-            Self::Content => "content",
-            Self::Target => "target",
-            Self::Rdev => "rdev",
-            Self::Links => "links",
-            Self::Xattr => "xattr",
-            Self::Mount => "mount",
-            Self::Changing => "changing",
-            Self::Unreadable => "unreadable",
-            Self::Image => "image",
-        }
-    }
-
-    /// The field whose comparison finds it; `None` for what is always reported.
-    #[must_use]
-    pub const fn field(self) -> Option<Field> {
-        Some(match self {
-            Self::Mode => Field::Mode,
-            Self::Uid => Field::Uid,
-            Self::Gid => Field::Gid,
-            Self::Mtime => Field::Mtime,
-            Self::Size => Field::Size,
-            Self::Content => Field::Content,
-            Self::Target => Field::Target,
-            Self::Rdev => Field::Rdev,
-            Self::Links => Field::Links,
-            Self::Xattr => Field::Xattrs,
-            _ => return None,
-        })
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.word())
-    }
-}
-
-/// One thing that is not as it was shipped.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Difference {
-    /// Absolute path in the image; `/` for the root.
-    pub path: Vec<u8>,
-    /// What it is about.
-    pub kind: Kind,
-    /// How the image has it, printable; `None` when there is nothing to say.
-    pub expected: Option<String>,
-    /// How the tree has it, or what the system said, printable.
-    pub found: Option<String>,
-}
-
 /// The result of an audit of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TreeReport {
-    /// Everything that differs, by path and then kind; at most [`DIFFERENCES_MAX`].
+    /// Everything that differs, what concerns security first, then by path; at most [`DIFFERENCES_MAX`].
     pub findings: Vec<Difference>,
     /// Differences beyond those.
     pub truncated: u64,
@@ -133,6 +29,8 @@ pub struct TreeReport {
     pub entries: u64,
     /// Bytes of file content that were read.
     pub bytes: u64,
+    /// Files that were not read, because the kernel vouches for their content (fs-verity).
+    pub measured: u64,
 }
 
 impl TreeReport {
@@ -151,6 +49,9 @@ pub(super) struct Findings {
     hidden: AtomicBool,
     entries: AtomicU64,
     bytes: AtomicU64,
+    measured: AtomicU64,
+    /// Only what concerns security, and what hides anything, is kept.
+    only_security: bool,
 }
 
 struct Kept {
@@ -163,32 +64,28 @@ struct Kept {
 }
 
 impl Findings {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(only_security: bool) -> Self {
         Self {
             kept: Mutex::new(Kept { all: BTreeSet::new(), text: 0, dropped: 0, bar: None }),
             incomplete: AtomicBool::new(false),
             hidden: AtomicBool::new(false),
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            only_security,
         }
     }
 
-    pub(super) fn add(
-        &self,
-        path: Vec<u8>,
-        kind: Kind,
-        expected: impl Into<Option<String>>,
-        found: impl Into<Option<String>>,
-    ) {
-        if matches!(kind, Kind::Unreadable | Kind::Image) {
+    pub(super) fn add(&self, difference: Difference) {
+        if matches!(difference.kind, Kind::Unreadable | Kind::Image) {
             self.incomplete.store(true, Ordering::Relaxed);
         }
-        if matches!(kind, Kind::Unreadable | Kind::Image | Kind::Mount | Kind::Changing) {
+        if difference.kind.hides() {
             self.hidden.store(true, Ordering::Relaxed);
+        } else if self.only_security && difference.security.is_none() {
+            return;
         }
-        let difference = Difference { path, kind, expected: expected.into(), found: found.into() };
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.add(difference);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).add(difference);
     }
 
     /// Whether there may be names that were not looked at.
@@ -201,6 +98,11 @@ impl Findings {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A file was not read, because the kernel vouches for it.
+    pub(super) fn count_measured(&self) {
+        self.measured.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn finish(self, unseen: Vec<String>) -> TreeReport {
         let kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         TreeReport {
@@ -210,6 +112,7 @@ impl Findings {
             unseen,
             entries: self.entries.into_inner(),
             bytes: self.bytes.into_inner(),
+            measured: self.measured.into_inner(),
         }
     }
 }
@@ -220,22 +123,17 @@ impl Kept {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
-        let text = text_len(&difference);
+        let text = difference.text_len();
         if self.all.insert(difference) {
             self.text = self.text.saturating_add(text);
         }
         while self.all.len() > DIFFERENCES_MAX || self.text > TEXT_MAX {
             let Some(last) = self.all.pop_last() else { break };
-            self.text = self.text.saturating_sub(text_len(&last));
+            self.text = self.text.saturating_sub(last.text_len());
             self.dropped = self.dropped.saturating_add(1);
             self.bar = Some(last);
         }
     }
-}
-
-fn text_len(difference: &Difference) -> usize {
-    let side = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    difference.path.len().saturating_add(side(&difference.expected)).saturating_add(side(&difference.found))
 }
 
 #[cfg(test)]
@@ -253,9 +151,9 @@ mod tests {
         };
         let all: Vec<usize> = (0..12_000).collect();
         let report = |order: &mut dyn Iterator<Item = &usize>| {
-            let findings = Findings::new();
+            let findings = Findings::new(false);
             for index in order {
-                findings.add(difference(*index), Kind::Extra, None, None);
+                findings.add(Difference::new(difference(*index), Kind::Extra));
             }
             findings.finish(Vec::new())
         };

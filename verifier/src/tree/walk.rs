@@ -4,25 +4,30 @@
 //! on the way to where the threads are, not a whole level of the tree.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mkimg_format::ReadAt;
 use mkimg_format::detached::Sealed;
-use mkimg_format::erofs::{DirEntry, FileSystem, Inode, Nid};
+use mkimg_format::erofs::{DirEntry, FileSystem, FileType, Inode, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
 use rustix::io::Errno;
 
 use super::digests::Digests;
 use super::entry::Worker;
+use super::first_difference::Blocks;
 use super::host::{Stat, Tree, is_replaced};
 use super::links::Links;
 use super::names::Names;
-use super::report::{Findings, Kind, TreeReport};
+use super::report::{Findings, TreeReport};
 use super::xattrs::{Handle, sees_trusted};
 use super::{Error, Field, TreeOptions};
+use crate::attributes::Attributes;
+use crate::difference::{Difference, Kind};
 
 /// Most threads that are used.
 const THREADS_MAX: usize = 64;
@@ -45,15 +50,21 @@ pub fn audit_tree<R: ReadAt + Sync>(
     let seal = Seal::open(&image, &header)?;
     let audit = Audit {
         digests: Digests::new(&seal, &image)?,
+        blocks: Blocks::new(&header),
         tree: Tree::open(dir, options.cross_mounts)?,
         fs: &fs,
         options,
-        findings: Findings::new(),
+        findings: Findings::new(options.only_security),
+        listed: Mutex::new(HashSet::new()),
         links: Links::default(),
         queue: Queue::default(),
         sees_trusted: sees_trusted(),
     };
-    audit.queue.push(Item { parent: Arc::default(), name: Box::default(), nid: fs.root()?.nid });
+    audit.queue.push(Item {
+        parent: Arc::default(),
+        name: Box::default(),
+        task: Task::Compare(fs.root()?.nid),
+    });
     std::thread::scope(|scope| {
         for _ in 1..options.threads.min(NonZeroUsize::new(THREADS_MAX).unwrap_or(NonZeroUsize::MIN)).get() {
             // Fewer threads than wished do the same work.
@@ -68,21 +79,35 @@ pub fn audit_tree<R: ReadAt + Sync>(
 pub(super) struct Audit<'a, R> {
     pub(super) fs: &'a FileSystem<&'a R>,
     pub(super) digests: Digests<'a, R>,
+    pub(super) blocks: Blocks,
     pub(super) tree: Tree,
     pub(super) options: &'a TreeOptions<'a>,
     pub(super) findings: Findings,
     pub(super) links: Links,
     pub(super) sees_trusted: bool,
+    /// Directories of the image that were listed because the tree has them not: a broken image may be a circle.
+    listed: Mutex<HashSet<Nid>>,
     queue: Queue,
 }
 
-/// A directory that image and tree have both.
+/// What is to be done with a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Task {
+    /// Image and tree have it both.
+    Compare(Nid),
+    /// The image has it, the tree has not: everything in it is missing.
+    Missing(Nid),
+    /// The tree has it, the image has not: everything in it is extra.
+    Extra,
+}
+
+/// A directory that waits.
 struct Item {
     /// Path of the directory it is in; empty for the root.
     parent: Arc<[u8]>,
     /// Its name; empty for the root.
     name: Box<[u8]>,
-    nid: Nid,
+    task: Task,
 }
 
 impl Item {
@@ -93,8 +118,32 @@ impl Item {
 }
 
 /// A path in a directory whose own is empty if it is the root.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, b"/", name].concat()
+}
+
+/// A path as it is reported.
+fn shown(path: &[u8]) -> Vec<u8> {
+    if path.is_empty() { b"/".to_vec() } else { path.to_vec() }
+}
+
+/// Puts directories below a path on the stack; the path is kept once for all of them.
+struct Below<'a> {
+    path: &'a [u8],
+    parent: Option<Arc<[u8]>>,
+    queue: &'a Queue,
+}
+
+impl<'a> Below<'a> {
+    const fn new(path: &'a [u8], queue: &'a Queue) -> Self {
+        Self { path, parent: None, queue }
+    }
+
+    fn push(&mut self, name: &[u8], task: Option<Task>) {
+        let Some(task) = task else { return };
+        let parent = self.parent.get_or_insert_with(|| self.path.into()).clone();
+        self.queue.push(Item { parent, name: name.into(), task });
+    }
 }
 
 /// The directories that wait.
@@ -161,20 +210,24 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
         let mut names = Names::default();
         while let Some(item) = self.queue.take() {
             let _done = Done(&self.queue);
-            self.directory(&item, &mut worker, &mut names);
+            let path = item.path();
+            match item.task {
+                Task::Compare(nid) => self.compare(&path, nid, &mut worker, &mut names),
+                Task::Missing(nid) => self.list_missing(&path, nid),
+                Task::Extra => self.list_extra(&path, &mut worker, &mut names),
+            }
         }
     }
 
     /// Compares one directory, and everything in it but its directories, which are put on the stack.
-    fn directory(&self, item: &Item, worker: &mut Worker<'_, R>, names: &mut Names) {
-        let path = item.path();
-        let shown = || if path.is_empty() { b"/".to_vec() } else { path.clone() };
+    fn compare(&self, path: &[u8], nid: Nid, worker: &mut Worker<'_, R>, names: &mut Names) {
+        let shown = || shown(path);
         let failed = |error| self.failed(shown(), error);
-        let inode = match self.fs.inode(item.nid) {
+        let inode = match self.fs.inode(nid) {
             Ok(inode) => inode,
             Err(error) => return self.image_fault(shown(), &error),
         };
-        let relative = path.strip_prefix(b"/").unwrap_or(&path);
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
         let (fd, readable) = match self.tree.open_dir(relative) {
             Ok(fd) => (fd, true),
             Err(error @ (Errno::ACCESS | Errno::PERM)) => {
@@ -203,41 +256,95 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
         if let Err(error) = names.read(&fd) {
             return failed(error);
         }
-        self.merge(&path, &inode, names, |name, nid| worker.entry(&fd, &path, name, nid));
-        match Stat::of(&fd) {
-            Ok(after) if before.is_unchanged(&after) => {}
-            Ok(_) => {
-                let why = "changed during the audit".to_owned();
-                self.findings.add(shown(), Kind::Changing, None, why);
+        self.merge(path, &inode, names, |name, nid| match nid {
+            Some(nid) => worker.entry(&fd, path, name, nid),
+            None => worker.extra(&fd, path, name),
+        });
+        self.check_unchanged(path, &fd, &before);
+    }
+
+    /// Lists what is in a directory that the image has not.
+    fn list_extra(&self, path: &[u8], worker: &mut Worker<'_, R>, names: &mut Names) {
+        let failed = |error| self.failed(path.to_vec(), error);
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        let opened = self.tree.open_dir(relative).and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat)));
+        let (fd, before) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return failed(error),
+        };
+        if let Err(error) = names.read(&fd) {
+            return failed(error);
+        }
+        let mut below = Below::new(path, &self.queue);
+        let mut index = 0_usize;
+        while let Some(name) = names.get(index) {
+            if !self.ignores(path, name) {
+                below.push(name, worker.extra(&fd, path, name));
             }
-            Err(error) => failed(error),
+            index = index.saturating_add(1);
+        }
+        self.check_unchanged(path, &fd, &before);
+    }
+
+    /// Lists what is in a directory that the tree has not.
+    fn list_missing(&self, path: &[u8], nid: Nid) {
+        let inode = match self.fs.inode(nid) {
+            Ok(inode) => inode,
+            Err(error) => return self.image_fault(path.to_vec(), &error),
+        };
+        if !self.listed.lock().unwrap_or_else(PoisonError::into_inner).insert(nid) {
+            let why = "the directory has a second name";
+            return self.findings.add(Difference::new(path.to_vec(), Kind::Image).expected(why));
+        }
+        let mut below = Below::new(path, &self.queue);
+        for entry in self.fs.read_dir(&inode) {
+            match entry {
+                Ok(entry) if entry.is_dot() => {}
+                Ok(entry) => below.push(&entry.name, self.missing(path, &entry)),
+                Err(error) => return self.image_fault(path.to_vec(), &error),
+            }
         }
     }
 
-    /// Merges the sorted names of image and tree; calls `both` for those that are in both, and puts the directories
-    /// it returns on the stack.
+    fn check_unchanged(&self, path: &[u8], fd: &OwnedFd, before: &Stat) {
+        match Stat::of(fd) {
+            Ok(after) if before.is_unchanged(&after) => {}
+            Ok(_) => {
+                let why = "changed during the audit";
+                self.findings.add(Difference::new(shown(path), Kind::Changing).found(why));
+            }
+            Err(error) => self.failed(shown(path), error),
+        }
+    }
+
+    fn ignores(&self, path: &[u8], name: &[u8]) -> bool {
+        !self.options.ignore_paths.is_empty() && self.options.ignores(&join(path, name))
+    }
+
+    /// Merges the sorted names of image and tree; calls `there` for those that the tree has, with the inode if the
+    /// image has them too, and puts the directories that are to be done on the stack.
     fn merge(
         &self,
         path: &[u8],
         inode: &Inode,
         names: &Names,
-        mut both: impl FnMut(&[u8], Nid) -> Option<Nid>,
+        mut there: impl FnMut(&[u8], Option<Nid>) -> Option<Task>,
     ) {
-        let mut parent: Option<Arc<[u8]>> = None;
+        let mut below = Below::new(path, &self.queue);
         let mut index = 0_usize;
+        let mut visit = |name: &[u8], nid: Option<Nid>| {
+            if self.ignores(path, name) { None } else { there(name, nid) }
+        };
         for entry in self.fs.read_dir(inode) {
             let entry = match entry {
                 Ok(entry) if entry.is_dot() => continue,
                 Ok(entry) => entry,
-                Err(error) => {
-                    let shown = if path.is_empty() { b"/" } else { path };
-                    return self.image_fault(shown.to_vec(), &error);
-                }
+                Err(error) => return self.image_fault(shown(path), &error),
             };
             let mut found = false;
             while let Some(name) = names.get(index) {
                 match name.cmp(&entry.name) {
-                    Ordering::Less => self.extra(join(path, name)),
+                    Ordering::Less => below.push(name, visit(name, None)),
                     Ordering::Equal => found = true,
                     Ordering::Greater => break,
                 }
@@ -246,34 +353,31 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
                     break;
                 }
             }
-            if !self.options.ignore_paths.is_empty() && self.options.ignores(&join(path, &entry.name)) {
-                continue;
-            }
-            if !found {
-                self.missing(path, &entry);
-            } else if let Some(nid) = both(&entry.name, entry.nid) {
-                let parent = parent.get_or_insert_with(|| path.into()).clone();
-                self.queue.push(Item { parent, name: entry.name.into(), nid });
-            }
+            let task = if found { visit(&entry.name, Some(entry.nid)) } else { self.missing(path, &entry) };
+            below.push(&entry.name, task);
         }
         while let Some(name) = names.get(index) {
-            self.extra(join(path, name));
+            below.push(name, visit(name, None));
             index = index.saturating_add(1);
         }
     }
 
-    fn extra(&self, path: Vec<u8>) {
-        if !self.options.ignores(&path) {
-            self.findings.add(path, Kind::Extra, None, None);
+    /// Reports one name that the tree has not; returns what there is to do below it.
+    fn missing(&self, path: &[u8], entry: &DirEntry) -> Option<Task> {
+        if self.ignores(path, &entry.name) {
+            return None;
         }
-    }
-
-    fn missing(&self, path: &[u8], entry: &DirEntry) {
-        let expected = match self.fs.inode(entry.nid) {
-            Ok(inode) => inode.file_type.word().to_owned(),
-            Err(error) => return self.image_fault(join(path, &entry.name), &error),
-        };
-        self.findings.add(join(path, &entry.name), Kind::Missing, expected, None);
+        match self.fs.inode(entry.nid) {
+            Ok(inode) => {
+                let what = Attributes::from(&inode).describe();
+                self.findings.add(Difference::new(join(path, &entry.name), Kind::Missing).expected(what));
+                (inode.file_type == FileType::Dir).then_some(Task::Missing(entry.nid))
+            }
+            Err(error) => {
+                self.image_fault(join(path, &entry.name), &error);
+                None
+            }
+        }
     }
 
     /// What the error of a call on a name of the tree means.
@@ -282,12 +386,12 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             error if is_replaced(error) => (Kind::Changing, "replaced during the audit".to_owned()),
             error => (Kind::Unreadable, error.to_string()),
         };
-        self.findings.add(path, kind, None, why);
+        self.findings.add(Difference::new(path, kind).found(why));
     }
 
     /// The image cannot be read, or breaks the format.
     pub(super) fn image_fault(&self, path: Vec<u8>, error: &mkimg_format::Error) {
-        self.findings.add(path, Kind::Image, error.to_string(), None);
+        self.findings.add(Difference::new(path, Kind::Image).expected(error.to_string()));
     }
 
     fn finish(self) -> TreeReport {

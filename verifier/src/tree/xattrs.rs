@@ -2,23 +2,27 @@
 
 use std::os::fd::BorrowedFd;
 
-use mkimg_format::erofs::{Xattr, escape};
+use mkimg_format::erofs::escape;
 use mkimg_format::hex;
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
 use super::host::proc_path;
+use crate::difference::{Difference, Kind, Security};
 
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux, in bytes.
 const LIST_MAX: usize = 64 << 10;
 const VALUE_MAX: usize = 64 << 10;
+
+/// File capabilities.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Bytes of a value that a report shows.
 const SHOWN: usize = 64;
 
 /// An inode of the tree whose attributes are read.
 #[derive(Clone, Copy)]
-pub(super) enum Handle<'a> {
+pub(crate) enum Handle<'a> {
     /// Open for reading.
     Open(BorrowedFd<'a>),
     /// Open as a path.
@@ -26,18 +30,18 @@ pub(super) enum Handle<'a> {
 }
 
 /// Reads attributes into buffers of its own.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     list: Vec<u8>,
     value: Vec<u8>,
 }
 
 impl Reader {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { list: vec![0; LIST_MAX], value: vec![0; VALUE_MAX] }
     }
 
     /// The names of all attributes, sorted.
-    pub(super) fn names(&mut self, handle: Handle<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+    pub(crate) fn names(&mut self, handle: Handle<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
         let list = self.list.as_mut_slice();
         let length = match handle {
             Handle::Open(fd) => rustix::fs::flistxattr(fd, list),
@@ -59,7 +63,7 @@ impl Reader {
     }
 
     /// The value of one attribute; `None` when it is not there any more.
-    pub(super) fn value(&mut self, handle: Handle<'_>, name: &[u8]) -> rustix::io::Result<Option<&[u8]>> {
+    pub(crate) fn value(&mut self, handle: Handle<'_>, name: &[u8]) -> rustix::io::Result<Option<&[u8]>> {
         let value = self.value.as_mut_slice();
         let length = match handle {
             Handle::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
@@ -74,7 +78,7 @@ impl Reader {
 }
 
 /// Name and value on one line: text as text, other short values as digits, long ones by their digest.
-pub(super) fn show(name: &[u8], value: &[u8]) -> String {
+fn show(name: &[u8], value: &[u8]) -> String {
     let name = escape(name);
     if value.len() > SHOWN {
         let digest = hex(blake3::hash(value).as_bytes());
@@ -86,9 +90,21 @@ pub(super) fn show(name: &[u8], value: &[u8]) -> String {
     }
 }
 
-/// As [`show`], for an attribute of the image.
-pub(super) fn show_xattr(xattr: &Xattr) -> String {
-    show(&xattr.name, &xattr.value)
+/// How one attribute differs between image and tree, if it does.
+pub(crate) fn xattr_difference(
+    path: &dyn Fn() -> Vec<u8>,
+    name: &[u8],
+    expected: Option<&[u8]>,
+    found: Option<&[u8]>,
+) -> Option<Difference> {
+    if expected == found {
+        return None;
+    }
+    let security = (name == CAPABILITY && found.is_some()).then_some(Security::Capability);
+    let mut difference = Difference::new(path(), Kind::Xattr).security(security);
+    difference.expected = expected.map(|value| show(name, value));
+    difference.found = found.map(|value| show(name, value));
+    Some(difference)
 }
 
 /// Whether `trusted.*` is shown to us: it takes `CAP_SYS_ADMIN`, and not in a user namespace.

@@ -1,0 +1,182 @@
+//! `mkimg verify MOUNTPOINT`
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Result, bail};
+use mkimg_format::hex;
+use mkimg_verify::Options;
+use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount};
+use mkimg_verify::tree::TreeOptions;
+use serde::Serialize;
+
+use super::verify::{self, FindingLine};
+use super::verify_tree::{compared, differ};
+use crate::args::VerifyArgs;
+use crate::differences::{DifferenceLine, Table};
+use crate::output::{count, json_line, show, size, stdout};
+use crate::progress::Bar;
+use crate::style::Style;
+
+/// One finding of one of the three views.
+#[derive(Serialize)]
+#[serde(tag = "view", rename_all = "kebab-case")]
+enum Line<'a> {
+    /// The mount as a whole.
+    Kernel { kind: &'static str, problem: &'a str },
+    /// What processes see.
+    Processes(DifferenceLine<'a>),
+    /// The bytes of the backing file.
+    File(FindingLine<'a>),
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    clean: bool,
+    complete: bool,
+    anchored: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root_hash: Option<String>,
+    target: String,
+    image: String,
+    how: &'a str,
+    above: Vec<String>,
+    entries: u64,
+    bytes: u64,
+    measured: u64,
+    bytes_read: u64,
+    findings: u64,
+    unseen: Vec<&'a str>,
+}
+
+/// Audits the mount at `target`.
+pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
+    if args.seal.is_some() {
+        bail!("{}: a seal is compared with a directory: mkimg verify --seal SEAL DIR", show(target));
+    }
+    let threads = super::threads(args.threads);
+    let bar = Bar::new();
+    let done = AtomicU64::new(0);
+    let tree_progress = |bytes| {
+        let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        bar.show("mount", done, done);
+    };
+    let image_progress = |done, total| bar.show("file", done, total);
+    let options = LiveOptions {
+        tree: TreeOptions {
+            threads,
+            ignore: &args.ignore,
+            ignore_paths: &args.ignore_path,
+            ignore_xattrs: &args.ignore_xattr,
+            cross_mounts: args.cross_mounts,
+            only_security: args.only.is_some(),
+            progress: Some(&tree_progress),
+        },
+        image: Options { root_hash: args.root_hash, threads, progress: Some(&image_progress) },
+    };
+    let report = audit_mount(target, &options);
+    bar.clear();
+    let report = report?;
+    super::verdict(report.is_clean(), report.is_complete(), print(args, target, &report))
+}
+
+fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
+    let mut out = stdout();
+    if args.json {
+        json(args, target, report, &mut out)?;
+    } else {
+        text(args, target, report, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn json(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+    for problem in &report.problems {
+        json_line(out, &Line::Kernel { kind: problem.kind.word(), problem: &problem.text })?;
+    }
+    for difference in report.tree.iter().flat_map(|tree| &tree.findings) {
+        json_line(out, &Line::Processes(DifferenceLine::new(difference, &report.above)))?;
+    }
+    for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
+        json_line(out, &Line::File(verify::finding_line(finding)))?;
+    }
+    let tree = report.tree.as_ref();
+    let summary = Summary {
+        clean: report.is_clean(),
+        complete: report.is_complete(),
+        anchored: args.root_hash.is_some(),
+        root_hash: report.root_hash().map(|root| hex(&root)),
+        target: show(target),
+        image: show(&report.image),
+        how: &report.how,
+        above: report.above.iter().map(|path| show(path)).collect(),
+        entries: tree.map_or(0, |tree| tree.entries),
+        bytes: tree.map_or(0, |tree| tree.bytes),
+        measured: tree.map_or(0, |tree| tree.measured),
+        bytes_read: report.backing.as_ref().map_or(0, |backing| backing.bytes_read),
+        findings: report.findings(),
+        unseen: unseen(report).collect(),
+    };
+    json_line(out, &summary)
+}
+
+fn unseen(report: &LiveReport) -> impl Iterator<Item = &str> {
+    let tree = report.tree.iter().flat_map(|tree| &tree.unseen);
+    report.unseen.iter().chain(tree).map(String::as_str)
+}
+
+fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+    let style = Style::of_stdout();
+    let target = show(target);
+    let claim = if args.root_hash.is_some() {
+        "checked against the given root hash"
+    } else {
+        "checked against the records in its own image; give --root-hash to know whose they are"
+    };
+    writeln!(out, "{target}: {claim}")?;
+    writeln!(out, "{target}: {} {}", report.how, show(&report.image))?;
+    for problem in &report.problems {
+        writeln!(out, "{} {}", style.alarm(&format!("! {:<17}", problem.kind.word())), problem.text)?;
+    }
+    if let Some(tree) = &report.tree {
+        Table::new(style, &report.above).print(&tree.findings, out)?;
+    }
+    for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
+        write!(out, "{} ", style.alarm("! file"))?;
+        verify::text_line(finding, out)?;
+    }
+    for unseen in unseen(report) {
+        writeln!(out, "not seen: {unseen}")?;
+    }
+    let read = |bytes| format!("{} of the backing file read", size(bytes));
+    let mut looked: Vec<String> = Vec::new();
+    looked.extend(report.tree.as_ref().map(compared));
+    looked.extend(report.backing.as_ref().map(|backing| read(backing.bytes_read)));
+    let looked = looked.join(", ");
+    if report.is_clean() {
+        let root = report.root_hash().map(|root| hex(&root)).unwrap_or_default();
+        writeln!(out, "{}: {looked}, root hash {root}", style.good("clean"))?;
+        return Ok(());
+    }
+    let mut found = Vec::new();
+    if !report.problems.is_empty() {
+        found.push(format!("{} of the mount", count(report.problems.len() as u64, "problem")));
+    }
+    if let Some(tree) = report.tree.as_ref().filter(|tree| !tree.findings.is_empty()) {
+        found.push(differ(&tree.findings, tree.truncated));
+    }
+    if let Some(backing) = report.backing.as_ref().filter(|backing| !backing.findings.is_empty()) {
+        found.push(format!("{} in the backing file", count(verify::findings(backing), "finding")));
+    }
+    if !report.is_complete() {
+        found.push("not everything could be looked at".to_owned());
+    }
+    if !looked.is_empty() {
+        found.push(looked);
+    }
+    writeln!(out, "{}: {}", style.alarm("NOT clean"), found.join("; "))?;
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! `docs/json.md` names every field that `--json` prints, in the section of its command.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use mkimg_tests::command::mkimg;
+use mkimg_tests::mount::Mounted;
+use mkimg_tests::need::Need;
+use mkimg_tests::{args, images, project, require, scratch};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Objects whose keys are anybody's.
+const MAPS: [&str; 4] = ["xattrs", "xattrs_b64", "options", "statement.options"];
+
+/// The fields that the section `mkimg COMMAND` documents, all its tables together.
+fn documented(command: &str) -> BTreeSet<String> {
+    let page = std::fs::read_to_string(project().join("docs/json.md")).unwrap();
+    let heading = format!("\n## `mkimg {command}`\n");
+    let (_, section) = page.split_once(&heading).unwrap_or_else(|| panic!("no section {heading:?}"));
+    let section = section.split("\n## ").next().unwrap();
+    section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(field, _)| field.to_owned())
+        .collect()
+}
+
+/// The fields of a value: `verity`, `verity.root_hash`, `areas[].name`.
+fn fields(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                if !MAPS.contains(&&*name) {
+                    fields(value, &name, found);
+                }
+                found.insert(name);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| fields(item, &format!("{prefix}[]"), found)),
+        _ => {}
+    }
+}
+
+/// Compares what a command printed with its section. What is documented but not printed has to be in `rare`.
+fn assert_documented(command: &str, lines: &[Value], rare: &[&str]) {
+    assert!(!lines.is_empty(), "{command}: printed nothing");
+    let mut printed = BTreeSet::new();
+    for line in lines {
+        fields(line, "", &mut printed);
+    }
+    let documented = documented(command);
+    let unknown: Vec<_> = printed.difference(&documented).collect();
+    assert!(unknown.is_empty(), "mkimg {command}: docs/json.md does not name {unknown:?}");
+    let silent: BTreeSet<&str> = documented.difference(&printed).map(String::as_str).collect();
+    assert_eq!(silent, rare.iter().copied().collect(), "mkimg {command}: documented, but not printed");
+}
+
+/// Images of one of everything, of the sample, and of a directory with names that are not UTF-8.
+fn images_in(dir: &Path) -> [PathBuf; 3] {
+    images::one_of_everything(&dir.join("oci"));
+    let odd = dir.join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join(OsStr::from_bytes(b"\xff")), vec![b'x'; 5000]).unwrap();
+    std::os::unix::fs::symlink(OsStr::from_bytes(b"\xfe"), odd.join("link")).unwrap();
+    let sources =
+        [format!("oci:{}", dir.join("oci").display()), images::sample(), format!("dir:{}", odd.display())];
+    let built = ["everything.mkimg", "sample.mkimg", "odd.mkimg"].map(|name| dir.join(name));
+    for (source, image) in sources.iter().zip(&built) {
+        let _ = mkimg(args!["build", source, "-o", image]).ok();
+    }
+    built
+}
+
+#[test]
+fn every_field_is_documented() {
+    let dir = scratch();
+    let [everything, sample, odd] = images_in(dir.path());
+    let lines_of = |words: &[&str]| -> Vec<Value> {
+        [&everything, &sample, &odd]
+            .into_iter()
+            .flat_map(|image| mkimg(words).args(args![image]).ok().json_lines())
+            .collect()
+    };
+    // A name of an attribute that is not UTF-8 takes a hand-made layer, a media type that is missing another source.
+    assert_documented("ls --json", &lines_of(&["ls", "--json"]), &["xattrs_b64"]);
+    assert_documented("inspect --json", &lines_of(&["inspect", "--json"]), &[]);
+    assert_documented(
+        "inspect --deleted --json",
+        &lines_of(&["inspect", "--deleted", "--json"]),
+        &["path_b64"],
+    );
+    assert_documented("doctor --json", &mkimg(["doctor", "--json"]).ok().json_lines(), &[]);
+
+    let built = mkimg(args!["build", "--json", images::sample(), "-o", sample]).ok().json_lines();
+    assert_documented("build --json", &built, &[]);
+
+    let file = dir.path().join("seal.json");
+    let mut lines = Vec::new();
+    for image in [&everything, &sample, &odd] {
+        let _ = mkimg(args!["seal", image, "-o", file, "--format", "json"]).ok();
+        let text = std::fs::read_to_string(&file).unwrap();
+        lines.extend(text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    assert_documented("seal --format json", &lines, &["xattrs_b64"]);
+}
+
+#[test]
+fn every_field_of_an_audit_is_documented() {
+    let dir = scratch();
+    let [everything, _, odd] = images_in(dir.path());
+    let mut lines = Vec::new();
+    for image in [&everything, &odd] {
+        // The first file of each: /bin/tool, and one whose name is not UTF-8.
+        let mut bytes = std::fs::read(image).unwrap();
+        bytes[4096] ^= 1;
+        std::fs::write(image, bytes).unwrap();
+        lines.extend(mkimg(args!["verify", "--json", image]).output().code(1).json_lines());
+    }
+    assert_documented("verify --json IMAGE", &lines, &["more_paths"]);
+
+    let tree = dir.path().join("odd");
+    std::fs::write(tree.join(OsStr::from_bytes(b"\xff")), "shorter").unwrap();
+    std::fs::write(tree.join("extra"), "").unwrap();
+    let lines = mkimg(args!["verify", "--json", odd, tree]).output().code(1).json_lines();
+    assert_documented("verify --json IMAGE DIR", &lines, &[]);
+}
+
+#[test]
+fn root_every_field_of_a_mount_is_documented() {
+    require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
+    let dir = scratch();
+    let [image, ..] = images_in(dir.path());
+    let point = dir.path().join("point");
+    std::fs::create_dir(&point).unwrap();
+    let _mounted = Mounted::adopt(&point);
+    let lines = mkimg(args!["mount", "--json", image, point]).ok().json_lines();
+    assert_documented("mount --json", &lines, &[]);
+    let shown = point.canonicalize().unwrap();
+    let mut lines = mkimg(["mounts", "--json"]).ok().json_lines();
+    lines.retain(|line| line["target"] == shown.to_str().unwrap());
+    assert_documented("mounts --json", &lines, &[]);
+}

@@ -1,0 +1,149 @@
+//! Audits of live mounts.
+//!
+//! [`audit_mount`] looks at a mounted image from both sides: at what processes read through the mount now, and at the
+//! bytes of the backing file below the page cache, which they will read later. Either can differ without the other: a
+//! page that was read before the file was changed stays as it was, one that was not shows the change without any error.
+//! What the kernel itself knows (mounts on top, a replaced backing file, the state of dm-verity) comes third.
+//!
+//! The mount is looked at first: reading it later could only bring damage into its cache that was not there.
+//!
+//! | module | question |
+//! |---|---|
+//! | `place` | what is mounted there, and what is the image behind it? |
+//! | `backing` | is the file behind it still the one that was mounted? |
+//! | `upper` | which directory of an overlay made a difference, and how? |
+
+mod backing;
+mod error;
+mod place;
+mod report;
+mod upper;
+
+use std::fs::File;
+use std::path::Path;
+
+use mkimg_format::detached::WithoutData;
+use mkimg_format::header::Header;
+use mkimg_kernel::dm::{self, VerityTable};
+use mkimg_kernel::mounts::Backing;
+
+pub use error::Error;
+pub use report::{LiveReport, Problem, ProblemKind};
+
+use self::backing::Stamp;
+use self::place::Place;
+use self::upper::Upper;
+use crate::tree::{TreeReport, audit_tree};
+use crate::{Options, Report, verify_image};
+
+/// How to audit a live mount.
+#[derive(Clone, Copy, Default)]
+pub struct LiveOptions<'a> {
+    /// How to audit the tree that processes see.
+    pub tree: crate::tree::TreeOptions<'a>,
+    /// How to audit the bytes of the backing file; also says which root hash they must have.
+    pub image: Options<'a>,
+}
+
+/// Audits the image behind the mount at `target`, and what is seen of it there.
+///
+/// # Errors
+/// Nothing could be audited: no mount of an image is there, or it is only a part of one.
+pub fn audit_mount(target: &Path, options: &LiveOptions<'_>) -> Result<LiveReport, Error> {
+    let place = Place::find(target)?;
+    let mut report = LiveReport::new(&place);
+    report.problems.extend(place.covers.iter().cloned());
+    let backing = backing::open(&place, &mut report);
+    if let Some(file) = &backing {
+        let before = Stamp::of(file);
+        report.tree = tree_of(&place, file, options, &mut report)?;
+        report.backing = image_of(file, &options.image, &mut report);
+        if Stamp::of(file) != before {
+            report.problem(
+                ProblemKind::BackingChanging,
+                "the backing file changed during the audit".to_owned(),
+            );
+        }
+    } else {
+        report.unseen.push(format!("what processes see: there are no records to compare it with; {HINT}"));
+    }
+    verity_of(&place, &mut report);
+    Ok(report)
+}
+
+/// What to do when the backing file is no help.
+const HINT: &str = "compare it with a copy of the image or its seal: mkimg verify --seal SEAL DIR";
+
+/// What processes see, compared with the records in the backing file.
+fn tree_of(
+    place: &Place,
+    file: &File,
+    options: &LiveOptions<'_>,
+    report: &mut LiveReport,
+) -> Result<Option<TreeReport>, Error> {
+    let cannot = |report: &mut LiveReport, why: String| {
+        report.unseen.push(format!("what processes see: {why}; {HINT}"));
+        Ok(None)
+    };
+    if !place.covers.is_empty() {
+        return cannot(report, "the image is hidden by another mount".to_owned());
+    }
+    let header = match Header::read(file) {
+        Ok(header) => header,
+        Err(error) => return cannot(report, format!("the records cannot be found: {error}")),
+    };
+    // The records come first: a tree that equals forged records proves nothing.
+    let records = WithoutData::new(file, &header);
+    match verify_image(&records, &Options { progress: None, ..options.image }) {
+        Ok(checked) if checked.is_clean() => {}
+        Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
+        Err(error) => return cannot(report, format!("the records cannot be read: {error}")),
+    }
+    let mut tree = audit_tree(file, &place.view(), &options.tree)?;
+    if let Some(overlay) = &place.overlay {
+        let upper = Upper::open(overlay, &place.above, report);
+        upper.explain(file, &options.tree, &mut tree)?;
+    }
+    Ok(Some(tree))
+}
+
+/// The bytes of the backing file.
+fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Option<Report> {
+    match verify_image(file, options) {
+        Ok(audit) => Some(audit),
+        Err(error) => {
+            report.unseen.push(format!("the backing file: {error}"));
+            None
+        }
+    }
+}
+
+/// What dm-verity says of what it has read so far, and whether it checks what it should.
+fn verity_of(place: &Place, report: &mut LiveReport) {
+    let Backing::Dm { name, .. } = &place.image.backing else { return };
+    match dm::status(name) {
+        Ok(status) if status.starts_with('C') => report.problem(
+            ProblemKind::VerityCorrupted,
+            format!("dm-verity device {name} has met blocks that do not match their hash since it was made"),
+        ),
+        Ok(_) => {}
+        Err(error) => report.unseen.push(format!("the state of dm-verity: {error}")),
+    }
+    match VerityTable::of(name) {
+        Ok(table) => {
+            let weak = table.options.iter().find(|word| {
+                matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
+            });
+            if let Some(word) = weak {
+                let text = format!("dm-verity device {name} was made with {word}");
+                report.problem(ProblemKind::VerityOptions, text);
+            }
+            let own = report.root_hash().map(|root| mkimg_format::hex(&root));
+            if own.is_some_and(|own| own != table.root_hash) {
+                let text = format!("dm-verity device {name} checks against root hash {}", table.root_hash);
+                report.problem(ProblemKind::VerityRoot, text);
+            }
+        }
+        Err(error) => report.unseen.push(format!("the table of dm-verity: {error}")),
+    }
+}
