@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Check every byte of an image, of a tree extracted from it, or of a live mount, and name what differs.
     Verify(VerifyArgs),
+    /// Verify a tree or a mount, then stay and report what changes, as it happens.
+    Watch(WatchArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
     /// Unmount an image.
@@ -147,6 +149,23 @@ pub(crate) struct VerifyArgs {
     /// Print one JSON object a line: findings, then the summary.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg watch web.img rootfs                          a tree that was extracted from the image
+  mkimg watch --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
+  mkimg watch /mnt                                    a mount, and the file behind it
+  mkimg watch web/rootfs --only security --json       what a container changes that gives power
+
+First comes what `mkimg verify` prints, then a line for each difference when it appears, and one for
+each path that is as shipped again. When events may have been missed, everything is compared anew, and
+a line says so. SIGINT and SIGTERM end it; the exit status is 0 if nothing ever differed, 1 if anything
+did, 2 if it could not see everything all the time.")]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub what: VerifyArgs,
 }
 
 /// Which differences are kept.

@@ -3,7 +3,7 @@
 //!
 //! Nothing here depends on a crate of mkimg: an oracle that shares code with the thing it judges agrees with its
 //! mistakes. [`listing`] walks directories, [`layout`] writes OCI images, [`command`] runs programs with a deadline,
-//! [`mount`] undoes what a test mounted, [`audit`] reads reports, and [`need`] skips a test loudly when the machine cannot run it.
+//! [`mount`] undoes what a test mounted, [`audit`] reads reports, [`watch`] talks to a running watch, and [`need`] skips a test loudly when the machine cannot run it.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper that fails must fail the test that called it")]
 
@@ -14,6 +14,7 @@ pub mod layout;
 pub mod listing;
 pub mod mount;
 pub mod need;
+pub mod watch;
 
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

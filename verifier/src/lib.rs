@@ -35,6 +35,8 @@ mod scan;
 /// Audits of extracted trees.
 pub mod tree;
 mod view;
+/// Watching trees and mounts.
+pub mod watch;
 
 pub use audit::{Options, verify_image};
 pub use error::Error;

@@ -12,6 +12,7 @@ mod seal_json;
 pub(crate) mod verify;
 mod verify_mount;
 mod verify_tree;
+pub(crate) mod watch;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use mkimg_verify::tree::TreeOptions;
 use serde::Serialize;
 
 use super::verify::{self, FindingLine};
-use super::verify_tree::{compared, differ};
+use super::verify_tree::{self, compared, differ};
 use crate::args::VerifyArgs;
 use crate::differences::{DifferenceLine, Table};
 use crate::output::{count, json_line, show, size, stdout};
@@ -23,7 +23,7 @@ use crate::style::Style;
 /// One finding of one of the three views.
 #[derive(Serialize)]
 #[serde(tag = "view", rename_all = "kebab-case")]
-enum Line<'a> {
+pub(super) enum Line<'a> {
     /// The mount as a whole.
     Kernel { kind: &'static str, problem: &'a str },
     /// What processes see.
@@ -56,7 +56,6 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     if args.seal.is_some() {
         bail!("{}: a seal is compared with a directory: mkimg verify --seal SEAL DIR", show(target));
     }
-    let threads = super::threads(args.threads);
     let bar = Bar::new();
     let done = AtomicU64::new(0);
     let tree_progress = |bytes| {
@@ -64,17 +63,10 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
         bar.show("mount", done, done);
     };
     let image_progress = |done, total| bar.show("file", done, total);
+    let options = options(args);
     let options = LiveOptions {
-        tree: TreeOptions {
-            threads,
-            ignore: &args.ignore,
-            ignore_paths: &args.ignore_path,
-            ignore_xattrs: &args.ignore_xattr,
-            cross_mounts: args.cross_mounts,
-            only_security: args.only.is_some(),
-            progress: Some(&tree_progress),
-        },
-        image: Options { root_hash: args.root_hash, threads, progress: Some(&image_progress) },
+        tree: TreeOptions { progress: Some(&tree_progress), ..options.tree },
+        image: Options { progress: Some(&image_progress), ..options.image },
     };
     let report = audit_mount(target, &options);
     bar.clear();
@@ -82,7 +74,14 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     super::verdict(report.is_clean(), report.is_complete(), print(args, target, &report))
 }
 
-fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
+/// What the arguments say about how to audit a mount.
+pub(super) fn options(args: &VerifyArgs) -> LiveOptions<'_> {
+    let threads = super::threads(args.threads);
+    let image = Options { root_hash: args.root_hash, threads, progress: None };
+    LiveOptions { tree: verify_tree::options(args), image }
+}
+
+pub(super) fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
     let mut out = stdout();
     if args.json {
         json(args, target, report, &mut out)?;

@@ -1,6 +1,7 @@
 //! `mkimg verify IMAGE DIR`
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -34,50 +35,62 @@ struct Summary<'a> {
     unseen: &'a [String],
 }
 
-/// What the tree was compared with.
-struct Baseline {
+/// What the tree is compared with.
+pub(super) struct Baseline {
+    pub(super) image: Sealed<File>,
+    header: Header,
     anchored: bool,
     root_hash: [u8; 32],
 }
 
+impl Baseline {
+    /// Opens an image or detached seal, and checks its records.
+    pub(super) fn open(args: &VerifyArgs, path: &Path) -> Result<Self> {
+        let image = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        let header = Header::read(&image).with_context(|| show(path))?;
+        // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
+        let records = WithoutData::new(&image, &header);
+        let threads = super::threads(args.threads);
+        let options = Options { root_hash: args.root_hash, threads, progress: None };
+        let checked = verify_image(&records, &options).with_context(|| show(path))?;
+        if !checked.is_clean() {
+            let findings = count(checked.findings.len() as u64, "finding");
+            bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
+        }
+        Ok(Self { image, header, anchored: checked.anchored, root_hash: checked.root_hash })
+    }
+}
+
 /// Audits `dir` against the image or detached seal `baseline`.
 pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let threads = super::threads(args.threads);
-    let image = Sealed::open(open_file(baseline)?).with_context(|| show(baseline))?;
-    let header = Header::read(&image).with_context(|| show(baseline))?;
-
-    // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
-    let records = WithoutData::new(&image, &header);
-    let options = Options { root_hash: args.root_hash, threads, progress: None };
-    let checked = verify_image(&records, &options).with_context(|| show(baseline))?;
-    if !checked.is_clean() {
-        let findings = count(checked.findings.len() as u64, "finding");
-        bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(baseline));
-    }
-    let baseline = Baseline { anchored: checked.anchored, root_hash: checked.root_hash };
-
+    let baseline = Baseline::open(args, baseline)?;
     let bar = Bar::new();
-    let (done, total) = (AtomicU64::new(0), header.hash_offset());
+    let (done, total) = (AtomicU64::new(0), baseline.header.hash_offset());
     let advance = |bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         bar.show("check", done, total.max(done));
     };
-    let options = TreeOptions {
-        threads,
-        ignore: &args.ignore,
-        ignore_paths: &args.ignore_path,
-        ignore_xattrs: &args.ignore_xattr,
-        cross_mounts: args.cross_mounts,
-        only_security: args.only.is_some(),
-        progress: Some(&advance),
-    };
-    let report = audit_tree(&image, dir, &options);
+    let options = TreeOptions { progress: Some(&advance), ..options(args) };
+    let report = audit_tree(&baseline.image, dir, &options);
     bar.clear();
     let report = report.with_context(|| show(dir))?;
     super::verdict(report.is_clean(), report.complete, print(args, dir, &baseline, &report))
 }
 
-fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport) -> Result<()> {
+/// What the arguments say about how to audit a tree.
+pub(super) fn options(args: &VerifyArgs) -> TreeOptions<'_> {
+    TreeOptions {
+        threads: super::threads(args.threads),
+        ignore: &args.ignore,
+        ignore_paths: &args.ignore_path,
+        ignore_xattrs: &args.ignore_xattr,
+        cross_mounts: args.cross_mounts,
+        only_security: args.only.is_some(),
+        progress: None,
+    }
+}
+
+pub(super) fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport) -> Result<()> {
     let mut out = stdout();
     if args.json {
         for difference in &report.findings {

@@ -33,14 +33,15 @@ pub use report::{LiveReport, Problem, ProblemKind};
 use self::backing::Stamp;
 use self::place::Place;
 use self::upper::Upper;
-use crate::tree::{TreeReport, audit_tree};
+use crate::tree::scope::of_report;
+use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree, with_other_names};
 use crate::{Options, Report, verify_image};
 
 /// How to audit a live mount.
 #[derive(Clone, Copy, Default)]
 pub struct LiveOptions<'a> {
     /// How to audit the tree that processes see.
-    pub tree: crate::tree::TreeOptions<'a>,
+    pub tree: TreeOptions<'a>,
     /// How to audit the bytes of the backing file; also says which root hash they must have.
     pub image: Options<'a>,
 }
@@ -69,6 +70,50 @@ pub fn audit_mount(target: &Path, options: &LiveOptions<'_>) -> Result<LiveRepor
     }
     verity_of(&place, &mut report);
     Ok(report)
+}
+
+/// Whether there is an overlay between `target` and the image.
+///
+/// # Errors
+/// As [`audit_mount`].
+pub(crate) fn is_overlay(target: &Path) -> Result<bool, Error> {
+    Ok(Place::find(target)?.overlay.is_some())
+}
+
+/// The file whose bytes are below the mount at `target`, if it can be had.
+///
+/// # Errors
+/// As [`audit_mount`].
+pub(crate) fn backing_file(target: &Path) -> Result<Option<File>, Error> {
+    let place = Place::find(target)?;
+    Ok(backing::open(&place, &mut LiveReport::new(&place)))
+}
+
+/// Audits what processes see at some paths of the mount at `target`, and at the other names of files among them.
+/// Returns which paths that were; `None` when there are no records to compare with. They are taken as they are: after
+/// an audit of everything, and until the backing file changes.
+///
+/// # Errors
+/// As [`audit_mount`].
+pub(crate) fn audit_scope_of_mount(
+    target: &Path,
+    scope: Scope,
+    options: &TreeOptions<'_>,
+) -> Result<Option<(Scope, TreeReport)>, Error> {
+    let place = Place::find(target)?;
+    let mut report = LiveReport::new(&place);
+    let Some(file) = backing::open(&place, &mut report).filter(|_| place.covers.is_empty()) else {
+        return Ok(None);
+    };
+    let scope = with_other_names(&file, scope)?;
+    let mut tree = audit_scope(&file, &place.view(), &scope, options)?;
+    if let Some(overlay) = &place.overlay {
+        Upper::open(overlay, &place.above, &mut report).explain(&file, options, &mut tree)?;
+        // The marks of all upper directories were looked at.
+        tree.findings.retain(|found| scope.contains(of_report(&found.path)));
+    }
+    tree.unseen.append(&mut report.unseen);
+    Ok(Some((scope, tree)))
 }
 
 /// What to do when the backing file is no help.

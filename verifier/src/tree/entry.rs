@@ -114,6 +114,9 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         let path = || join(parent, name);
         let stat = self.look(dir, parent, name)?;
         let what = stat.attributes().as_ref().map_or_else(|| "unknown".to_owned(), Attributes::describe);
+        if let Some(file_type) = stat.file_type() {
+            self.audit.findings.count_linked(file_type, stat.nlink());
+        }
         let security = self.power(dir, name, &path, &stat);
         self.add(Difference::new(path(), Kind::Extra).found(what).security(security));
         (stat.file_type() == Some(FileType::Dir)).then_some(Task::Extra)
@@ -331,6 +334,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
 
     /// Compares hard links, of anything but directories.
     fn links(&self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) {
+        self.audit.findings.count_linked(inode.file_type, inode.nlink.max(stat.nlink()));
         if !self.audit.options.compares(Field::Links) {
             return;
         }

@@ -54,6 +54,11 @@ impl Tree {
         Ok(tree)
     }
 
+    /// The directory itself.
+    pub(crate) const fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     fn open_at(&self, base: impl AsFd, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let mut attempts = 0_usize..ATTEMPTS;
         loop {

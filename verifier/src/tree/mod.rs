@@ -12,6 +12,7 @@
 //! | module | question |
 //! |---|---|
 //! | `walk` | which directories are there, and who does which? |
+//! | `scope`, `partial` | which paths, if not all of them? |
 //! | `entry` | is this name what the image says? |
 //! | `host` | how is the tree looked at without being led astray? |
 //! | `names` | which names does a directory have? |
@@ -32,7 +33,9 @@ mod host;
 mod links;
 mod names;
 mod options;
+mod partial;
 mod report;
+pub(crate) mod scope;
 mod walk;
 mod xattrs;
 
@@ -42,9 +45,11 @@ pub use options::{Field, FieldError, TreeOptions};
 pub use report::{DIFFERENCES_MAX, TreeReport};
 
 pub use crate::difference::{Difference, Kind, Offset, Security};
-pub use walk::audit_tree;
+pub use partial::with_other_names;
+pub use scope::{Depth, Scope};
+pub use walk::{audit_scope, audit_tree};
 
-pub(crate) use host::{Stat, Tree};
+pub(crate) use host::{Stat, Tree, is_replaced};
 pub(crate) use names::Names;
 pub(crate) use walk::join;
 pub(crate) use xattrs::{Handle, Reader};

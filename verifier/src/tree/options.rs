@@ -1,10 +1,12 @@
 //! What to compare, and how.
 
 use std::fmt;
+use std::iter::successors;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::Glob;
+use super::scope::parent;
 
 /// An attribute that is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,6 +147,13 @@ impl TreeOptions<'_> {
     /// Whether a path, which starts with a slash, is not looked at.
     pub(crate) fn ignores(&self, path: &[u8]) -> bool {
         self.ignore_paths.iter().any(|glob| glob.matches(path))
+    }
+
+    /// Whether a path, or one that it is below, is not looked at.
+    pub(crate) fn ignores_with_parents(&self, path: &[u8]) -> bool {
+        let ignores = |path: &&[u8]| !path.is_empty() && self.ignores(path);
+        !self.ignore_paths.is_empty()
+            && successors(Some(path), |path| parent(path)).any(|path| ignores(&path))
     }
 
     pub(super) fn ignores_root(&self) -> bool {

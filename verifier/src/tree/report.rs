@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mkimg_format::erofs::FileType;
+
 use crate::difference::{Difference, Kind};
 
 /// Differences that a report holds; further ones are counted.
@@ -31,6 +33,8 @@ pub struct TreeReport {
     pub bytes: u64,
     /// Files that were not read, because the kernel vouches for their content (fs-verity).
     pub measured: u64,
+    /// Whether anything with several names, in image or tree, was looked at.
+    pub linked: bool,
 }
 
 impl TreeReport {
@@ -50,6 +54,7 @@ pub(super) struct Findings {
     entries: AtomicU64,
     bytes: AtomicU64,
     measured: AtomicU64,
+    linked: AtomicBool,
     /// Only what concerns security, and what hides anything, is kept.
     only_security: bool,
 }
@@ -72,6 +77,7 @@ impl Findings {
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             measured: AtomicU64::new(0),
+            linked: AtomicBool::new(false),
             only_security,
         }
     }
@@ -98,6 +104,13 @@ impl Findings {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Something of so many names was looked at.
+    pub(super) fn count_linked(&self, file_type: FileType, nlink: u32) {
+        if file_type != FileType::Dir && nlink > 1 {
+            self.linked.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A file was not read, because the kernel vouches for it.
     pub(super) fn count_measured(&self) {
         self.measured.fetch_add(1, Ordering::Relaxed);
@@ -113,6 +126,7 @@ impl Findings {
             entries: self.entries.into_inner(),
             bytes: self.bytes.into_inner(),
             measured: self.measured.into_inner(),
+            linked: self.linked.into_inner(),
         }
     }
 }

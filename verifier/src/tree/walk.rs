@@ -25,7 +25,7 @@ use super::links::Links;
 use super::names::Names;
 use super::report::{Findings, TreeReport};
 use super::xattrs::{Handle, sees_trusted};
-use super::{Error, Field, TreeOptions};
+use super::{Error, Field, Scope, TreeOptions};
 use crate::attributes::Attributes;
 use crate::difference::{Difference, Kind};
 
@@ -44,6 +44,21 @@ pub fn audit_tree<R: ReadAt + Sync>(
     dir: &Path,
     options: &TreeOptions<'_>,
 ) -> Result<TreeReport, Error> {
+    audit_scope(image, dir, &Scope::everything(), options)
+}
+
+/// As [`audit_tree`], for some paths only.
+///
+/// Hard links are compared as far as they are among these paths: what is found of [`Kind::Links`] need not be one.
+///
+/// # Errors
+/// As [`audit_tree`].
+pub fn audit_scope<R: ReadAt + Sync>(
+    image: &R,
+    dir: &Path,
+    scope: &Scope,
+    options: &TreeOptions<'_>,
+) -> Result<TreeReport, Error> {
     let image = Sealed::open(image)?;
     let header = Header::read(&image)?;
     let fs = FileSystem::open(&image)?;
@@ -60,11 +75,8 @@ pub fn audit_tree<R: ReadAt + Sync>(
         queue: Queue::default(),
         sees_trusted: sees_trusted(),
     };
-    audit.queue.push(Item {
-        parent: Arc::default(),
-        name: Box::default(),
-        task: Task::Compare(fs.root()?.nid),
-    });
+    let root = fs.root()?.nid;
+    audit.seed(scope, root);
     std::thread::scope(|scope| {
         for _ in 1..options.threads.min(NonZeroUsize::new(THREADS_MAX).unwrap_or(NonZeroUsize::MIN)).get() {
             // Fewer threads than wished do the same work.
@@ -95,6 +107,8 @@ pub(super) struct Audit<'a, R> {
 pub(super) enum Task {
     /// Image and tree have it both.
     Compare(Nid),
+    /// As before, but its names do not matter.
+    Attributes(Nid),
     /// The image has it, the tree has not: everything in it is missing.
     Missing(Nid),
     /// The tree has it, the image has not: everything in it is extra.
@@ -205,6 +219,11 @@ impl Drop for Done<'_> {
 }
 
 impl<R: ReadAt + Sync> Audit<'_, R> {
+    /// Puts a directory on the stack.
+    pub(super) fn push(&self, parent: &[u8], name: &[u8], task: Task) {
+        self.queue.push(Item { parent: parent.into(), name: name.into(), task });
+    }
+
     fn work(&self) {
         let mut worker = Worker::new(self);
         let mut names = Names::default();
@@ -213,6 +232,9 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             let path = item.path();
             match item.task {
                 Task::Compare(nid) => self.compare(&path, nid, &mut worker, &mut names),
+                Task::Attributes(nid) => {
+                    self.attributes(&path, nid, &mut worker);
+                }
                 Task::Missing(nid) => self.list_missing(&path, nid),
                 Task::Extra => self.list_extra(&path, &mut worker, &mut names),
             }
@@ -221,46 +243,47 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
 
     /// Compares one directory, and everything in it but its directories, which are put on the stack.
     fn compare(&self, path: &[u8], nid: Nid, worker: &mut Worker<'_, R>, names: &mut Names) {
-        let shown = || shown(path);
-        let failed = |error| self.failed(shown(), error);
-        let inode = match self.fs.inode(nid) {
-            Ok(inode) => inode,
-            Err(error) => return self.image_fault(shown(), &error),
-        };
-        let relative = path.strip_prefix(b"/").unwrap_or(path);
-        let (fd, readable) = match self.tree.open_dir(relative) {
-            Ok(fd) => (fd, true),
-            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
-                failed(error);
-                match self.tree.open_dir_path(relative) {
-                    Ok(fd) => (fd, false),
-                    // Not to be had at all: that has been said.
-                    Err(_) => return,
-                }
-            }
-            Err(error) => return failed(error),
-        };
-        let before = match Stat::of(&fd) {
-            Ok(stat) => stat,
-            Err(error) => return failed(error),
-        };
-        self.findings.count(1, 0);
-        if !path.is_empty() || !self.options.ignores_root() {
-            worker.attributes(&shown, &inode, &before);
-            let fd = std::os::fd::AsFd::as_fd(&fd);
-            worker.xattrs(&shown, &inode, if readable { Handle::Open(fd) } else { Handle::Path(fd) });
-        }
-        if !readable {
-            return;
-        }
+        let Some((inode, fd, before)) = self.attributes(path, nid, worker) else { return };
         if let Err(error) = names.read(&fd) {
-            return failed(error);
+            return self.failed(shown(path), error);
         }
         self.merge(path, &inode, names, |name, nid| match nid {
             Some(nid) => worker.entry(&fd, path, name, nid),
             None => worker.extra(&fd, path, name),
         });
         self.check_unchanged(path, &fd, &before);
+    }
+
+    /// Compares a directory without what is in it; `None` if its names cannot be read, which has been said then.
+    fn attributes(
+        &self,
+        path: &[u8],
+        nid: Nid,
+        worker: &mut Worker<'_, R>,
+    ) -> Option<(Inode, OwnedFd, Stat)> {
+        let shown = || shown(path);
+        let failed = |error| self.failed(shown(), error);
+        let inode = self.fs.inode(nid).map_err(|error| self.image_fault(shown(), &error)).ok()?;
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        let (fd, readable) = match self.tree.open_dir(relative) {
+            Ok(fd) => (fd, true),
+            Err(error) => {
+                failed(error);
+                if !matches!(error, Errno::ACCESS | Errno::PERM) {
+                    return None;
+                }
+                // Not to be had at all: that has been said.
+                (self.tree.open_dir_path(relative).ok()?, false)
+            }
+        };
+        let before = Stat::of(&fd).map_err(failed).ok()?;
+        self.findings.count(1, 0);
+        if !path.is_empty() || !self.options.ignores_root() {
+            worker.attributes(&shown, &inode, &before);
+            let fd = std::os::fd::AsFd::as_fd(&fd);
+            worker.xattrs(&shown, &inode, if readable { Handle::Open(fd) } else { Handle::Path(fd) });
+        }
+        readable.then_some((inode, fd, before))
     }
 
     /// Lists what is in a directory that the image has not.
@@ -363,13 +386,14 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     }
 
     /// Reports one name that the tree has not; returns what there is to do below it.
-    fn missing(&self, path: &[u8], entry: &DirEntry) -> Option<Task> {
+    pub(super) fn missing(&self, path: &[u8], entry: &DirEntry) -> Option<Task> {
         if self.ignores(path, &entry.name) {
             return None;
         }
         match self.fs.inode(entry.nid) {
             Ok(inode) => {
                 let what = Attributes::from(&inode).describe();
+                self.findings.count_linked(inode.file_type, inode.nlink);
                 self.findings.add(Difference::new(join(path, &entry.name), Kind::Missing).expected(what));
                 (inode.file_type == FileType::Dir).then_some(Task::Missing(entry.nid))
             }
