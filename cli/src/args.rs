@@ -159,9 +159,9 @@ Examples:
   mkimg watch /mnt                                    a mount, and the file behind it
   mkimg watch web/rootfs --only security --json       what a container changes that gives power
 
-First comes what `mkimg verify` prints, then a line for each difference when it appears, and one for
-each path that is as shipped again. When events may have been missed, everything is compared anew, and
-a line says so. SIGINT and SIGTERM end it; the exit status is 0 if nothing ever differed, 1 if anything
+First comes what `mkimg verify` prints, then a line for each path when it begins to differ, and
+one when it is as shipped again. When events may have been missed, everything is compared anew, and a
+line says so. SIGINT and SIGTERM end it. Exit status: 0 if nothing ever differed, 1 if anything
 did, 2 if it could not see everything all the time.")]
 pub(crate) struct WatchArgs {
     #[command(flatten)]

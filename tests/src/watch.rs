@@ -31,7 +31,8 @@ impl Watch {
         std::thread::spawn(move || {
             for line in stdout.lines() {
                 let line = line.expect("the pipe of a child is readable");
-                let value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+                let value: Value =
+                    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
                 if send.send(value).is_err() {
                     break;
                 }
@@ -53,31 +54,32 @@ impl Watch {
         Self { child, lines, audit }
     }
 
-    /// Whatever is said until there is silence, as `EVENT PATH` or `KIND PATH`, sorted. At least `least` lines must
-    /// come soon.
-    fn said(&self, least: usize) -> Vec<String> {
+    /// Whatever is said until there is silence. At least `least` lines must come soon.
+    fn said(&self, least: usize) -> Vec<Value> {
         let started = Instant::now();
         let mut said = Vec::new();
         loop {
             let patience = if said.len() < least { SOON.saturating_sub(started.elapsed()) } else { QUIET };
             match self.lines.recv_timeout(patience) {
-                Ok(line) => said.push(short(&line)),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => {
-                    said.push("the end".to_owned());
-                    break;
-                }
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Timeout) => return said,
+                Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {said:?}"),
             }
         }
-        said.sort();
-        said
+    }
+
+    /// All lines that come, until none has come for longer than a change may take to be reported.
+    pub fn until_silence(&self) -> Vec<Value> {
+        std::iter::from_fn(|| self.lines.recv_timeout(SOON / 2).ok()).collect()
     }
 
     /// Panics unless exactly these lines come, soon.
     pub fn expect(&self, what: &str, wanted: &[&str]) {
         let mut wanted: Vec<String> = wanted.iter().map(|&line| line.to_owned()).collect();
         wanted.sort();
-        assert_eq!(self.said(wanted.len()), wanted, "{what}");
+        let mut said: Vec<String> = self.said(wanted.len()).iter().map(short).collect();
+        said.sort();
+        assert_eq!(said, wanted, "{what}");
     }
 
     /// Panics if anything is said for so long.
@@ -126,7 +128,9 @@ impl Drop for Watch {
 fn short(line: &Value) -> String {
     let text = |key: &str| line[key].as_str().map(str::to_owned);
     let event = text("event").unwrap_or_else(|| panic!("a line without event: {line}"));
-    let first = text("kind").unwrap_or(event);
-    let second = text("path").or_else(|| text("cause")).or_else(|| text("what"));
+    let what = text("path").or_else(|| text("cause")).or_else(|| text("what"));
+    // Of what is wrong below a mount, both the event and the part are told.
+    let first = text("kind").filter(|_| what.is_some()).unwrap_or(event);
+    let second = what.or_else(|| text("region")).or_else(|| text("kind"));
     second.map_or_else(|| first.clone(), |second| format!("{first} {second}"))
 }

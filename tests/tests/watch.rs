@@ -5,10 +5,11 @@ use mkimg_tests::command::{mkimg, tool};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
 use mkimg_tests::watch::Watch;
-use mkimg_tests::{args, images, require, scratch};
-use rustix::fs::{CWD, XattrFlags};
+use mkimg_tests::{Seeded, args, audit, images, require, scratch};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::{Seek, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -332,15 +333,18 @@ fn root_each_change_of_an_overlay() {
 fn root_times_of_directories() {
     require!(Need::Root);
     let scene = Scene::extracted();
+    let etc = scene.tree.join("etc");
+    let shipped = rustix::fs::stat(&etc).unwrap();
     let watch = Watch::start(args![scene.image, scene.tree]);
-    fs::write(scene.tree.join("etc/new"), b"new").unwrap();
+    fs::write(etc.join("new"), b"new").unwrap();
     watch.expect("a new file", &["extra /etc/new", "mtime /etc"]);
-    fs::remove_file(scene.tree.join("etc/new")).unwrap();
+    fs::remove_file(etc.join("new")).unwrap();
     let said = ["restored /etc/new", "mtime /etc"];
     watch.expect("its directory has another time again", &said);
-    let time = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-    rustix::fs::utimensat(CWD, scene.tree.join("etc"), &times, rustix::fs::AtFlags::empty()).unwrap();
+    let nanoseconds = i64::try_from(shipped.st_mtime_nsec).unwrap();
+    let time = Timespec { tv_sec: shipped.st_mtime, tv_nsec: nanoseconds };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, etc, &times, AtFlags::empty()).unwrap();
     watch.expect("the time that was shipped", &["restored /etc"]);
 }
 
@@ -391,7 +395,9 @@ fn root_a_queue_that_overflows() {
     }
     set_mode(&scene.tree.join("etc/block"), 0o600);
     watch.signal("CONT");
-    watch.expect("everything anew", &["full the queue of events overflowed", "mode /etc/block"]);
+    let lost =
+        "unseen what came and went before everything was looked at again: the queue of events overflowed";
+    watch.expect("everything anew", &["full the queue of events overflowed", lost, "mode /etc/block"]);
     // Marks are still there.
     set_mode(&scene.tree.join("etc/block"), 0o644);
     watch.expect("after that", &["restored /etc/block"]);
@@ -407,7 +413,8 @@ fn root_something_mounted_inside() {
     let watch = Watch::start(args![scene.image, scene.tree, "--ignore", "mtime"]);
     let full = "full something was mounted or unmounted";
     let inside = scene.tree.join("etc/small");
-    let bound = Mounted::new(&["--bind"], &scene.tree.join("etc/block"), &inside);
+    let bound = Mounted::adopt(&inside);
+    let _ = tool("mount", args!["--bind", scene.tree.join("etc/block"), inside]).ok();
     watch.expect("over a file", &[full, "mount /etc/small"]);
     drop(bound);
     watch.expect("unmounted", &[full, "restored /etc/small"]);
@@ -429,4 +436,150 @@ fn root_the_tree_itself_is_moved() {
     fs::rename(&scene.tree, scene.dir.path().join("moved")).unwrap();
     let (status, _) = watch.ended();
     assert_eq!(status, Some(2));
+}
+
+/// One random change of a tree, which need not succeed.
+fn any_change(tree: &Path, random: &mut Seeded) {
+    const DIRS: [&str; 6] = ["etc", "var/lib", "var/many", "bin", "etc/a", "etc/a/b"];
+    const NAMES: [&str; 9] = ["a", "b", "small", "file-001", "file-002", "tool", "tool2", "state", "sh"];
+    let mut path = || {
+        let dir = DIRS[usize::try_from(random.below(6)).unwrap()];
+        tree.join(dir).join(NAMES[usize::try_from(random.below(9)).unwrap()])
+    };
+    let (one, other) = (path(), path());
+    let _ = match random.below(9) {
+        0 => fs::create_dir(one),
+        1 => fs::write(one, b"written"),
+        2 => fs::remove_file(one),
+        3 => fs::remove_dir_all(one),
+        4 | 5 => fs::rename(one, other),
+        6 => fs::hard_link(one, other),
+        7 => symlink("target", one),
+        _ => fs::set_permissions(one, Permissions::from_mode(0o700)),
+    };
+}
+
+/// After whatever happened, the watch knows of the same paths as an audit that begins from nothing.
+#[test]
+fn root_any_changes_lead_to_what_an_audit_finds() {
+    require!(Need::Root);
+    let scene = Scene::extracted();
+    let watch = Watch::start(args![scene.image, scene.tree, "--ignore", "mtime"]);
+    let mut known = BTreeSet::new();
+    let mut random = Seeded::new(7);
+    for round in 0..24 {
+        for _ in 0..random.below(40) {
+            any_change(&scene.tree, &mut random);
+            std::thread::sleep(Duration::from_micros(random.below(8000)));
+        }
+        let audit = mkimg(args!["verify", scene.image, scene.tree, "--ignore", "mtime", "--json"]).output();
+        let found = audit::findings(&audit.json_lines());
+        let found: BTreeSet<String> = found.into_iter().flat_map(|finding| finding.paths).collect();
+        for line in watch.until_silence() {
+            let path = line["path"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned();
+            if line["event"] == "restored" {
+                assert!(known.remove(&path), "round {round}: {path} was not known to differ");
+            } else {
+                known.insert(path);
+            }
+        }
+        assert_eq!(known, found, "round {round}");
+    }
+}
+
+#[test]
+fn root_the_file_behind_a_mount() {
+    require!(Need::Root, Need::FileSystem("erofs"), Need::Loop);
+    let scene = Scene::new();
+    let spare = scene.dir.path().join("spare.mkimg");
+    for via in ["file", "loop"] {
+        let mounted = Mounted::adopt(&scene.path("tree"));
+        let _ = mkimg(args!["mount", scene.image, scene.tree, "--via", via, "--verity", "once"]).ok();
+        let watch = Watch::start(args![scene.tree]);
+        assert_eq!(watch.audit.len(), 1, "clean at first: {:?}", watch.audit);
+        watch.expect_silence(Duration::from_millis(300));
+
+        // The audit has read the page, so processes go on seeing it as it was.
+        let file = OpenOptions::new().read(true).write(true).open(&scene.image).unwrap();
+        let full = "full the file behind the mount changed";
+        flip(&file, 5000);
+        watch.expect("a byte of the file", &[full, "broken data"]);
+        flip(&file, 5000);
+        watch.expect("the byte again", &[full, "mended data"]);
+
+        fs::copy(&scene.image, &spare).unwrap();
+        fs::remove_file(&scene.image).unwrap();
+        let below = "unseen the bytes below the mount, to which no name leads";
+        let records = "unseen what processes see: there are no records to compare it with; compare it with a copy of \
+                       the image or its seal: mkimg verify --seal SEAL DIR";
+        let lost: &[&str] = if via == "loop" { &[] } else { &[below, records] };
+        watch.expect("no file", &[&[full, "broken backing-deleted"], lost].concat());
+        let (status, last) = watch.end("TERM");
+        let wanted = if via == "loop" { Some(1) } else { Some(2) };
+        assert_eq!(
+            status, wanted,
+            "{via}: without its file a mount straight from it cannot be audited: {last}"
+        );
+
+        // Nothing keeps the mount from ending.
+        fs::rename(&spare, &scene.image).unwrap();
+        let watch = Watch::start(args![scene.tree]);
+        let _ = tool("umount", args![scene.tree]).ok();
+        assert_eq!(watch.ended().0, Some(2), "{via}");
+        drop(mounted);
+    }
+}
+
+#[test]
+fn root_only_what_gives_power() {
+    require!(Need::Root);
+    let scene = Scene::extracted();
+    let seal = scene.dir.path().join("seal");
+    let _ = mkimg(args!["seal", scene.image, "-o", seal]).ok();
+    let watch = Watch::start(args!["--seal", seal, scene.tree, "--only", "security"]);
+    fs::write(scene.tree.join("etc/new"), b"new").unwrap();
+    watch.expect("a plain file", &[]);
+    set_mode(&scene.tree.join("etc/new"), 0o4755);
+    watch.expect("a set-id file", &["extra /etc/new"]);
+    set_mode(&scene.tree.join("etc/new"), 0o755);
+    watch.expect("no set-id file any more", &["restored /etc/new"]);
+}
+
+#[test]
+fn root_for_people() {
+    require!(Need::Root);
+    let scene = Scene::extracted();
+    let output = scene.dir.path().join("output");
+    let to = fs::File::create(&output).unwrap();
+    let watch = std::process::Command::new(mkimg_tests::command::mkimg_path())
+        .args(args!["watch", scene.image, scene.tree, "--ignore", "mtime"])
+        .stdout(to)
+        .spawn();
+    let mut watch = watch.unwrap();
+    let said = |wanted: &str| {
+        let text = || fs::read_to_string(&output).unwrap();
+        for _ in 0..400 {
+            if text().contains(wanted) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{wanted:?} is not said: {}", text());
+    };
+    said("clean: ");
+    said("watching ");
+    fs::create_dir(scene.tree.join("etc/new")).unwrap();
+    said("  extra      /etc/new  dir ");
+    fs::remove_dir(scene.tree.join("etc/new")).unwrap();
+    said("  as shipped /etc/new\n");
+    let _ = tool("kill", [watch.id().to_string()]).ok();
+    assert_eq!(watch.wait().unwrap().code(), Some(1));
+    said("ended: differences were seen\n");
+}
+
+#[test]
+fn an_image_alone_is_not_watched() {
+    let scene = Scene::new();
+    let refused = mkimg(args!["watch", scene.image]).output().code(2);
+    assert!(refused.error_line().contains("mkimg watch IMAGE DIR"), "{}", refused.err());
 }
