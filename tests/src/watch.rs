@@ -24,7 +24,7 @@ pub struct Watch {
 
 impl Watch {
     /// Starts `mkimg watch --json ARGS...` and waits until it watches.
-    pub fn start<const N: usize>(args: [OsString; N]) -> Self {
+    pub fn start(args: &[OsString]) -> Self {
         let mut child = Run::new(mkimg_path()).args(["watch", "--json"]).args(args).spawn();
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let (send, lines) = channel();

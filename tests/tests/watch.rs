@@ -8,6 +8,7 @@ use mkimg_tests::watch::Watch;
 use mkimg_tests::{Seeded, args, audit, images, require, scratch};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -46,7 +47,7 @@ impl Scene {
     /// Watches the tree; times may differ, and `/spare` belongs to the test.
     fn watch(&self) -> Watch {
         let watch =
-            Watch::start(args![self.image, self.tree, "--ignore", "mtime", "--ignore-path", "/spare"]);
+            Watch::start(&args![self.image, self.tree, "--ignore", "mtime", "--ignore-path", "/spare"]);
         assert_eq!(watch.audit.len(), 1, "the tree is clean at first: {:?}", watch.audit);
         watch
     }
@@ -176,6 +177,7 @@ const STEPS: &[Step] = &[
         what: "a directory with content",
         change: |tree| {
             fs::create_dir_all(tree.join("etc/d/e")).unwrap();
+            set_mode(&tree.join("etc/d"), 0o700);
             fs::write(tree.join("etc/d/e/f"), b"f").unwrap();
         },
         said: &["extra /etc/d", "extra /etc/d/e", "extra /etc/d/e/f"],
@@ -253,6 +255,7 @@ const STEPS: &[Step] = &[
             fs::write(tree.join("etc/passing"), b"x").unwrap();
             fs::remove_file(tree.join("etc/passing")).unwrap();
             fs::write(tree.join("spare/unwatched"), b"x").unwrap();
+            set_mode(&tree.join("spare"), 0o700);
         },
         said: &[],
         back: |_| {},
@@ -335,7 +338,7 @@ fn root_times_of_directories() {
     let scene = Scene::extracted();
     let etc = scene.tree.join("etc");
     let shipped = rustix::fs::stat(&etc).unwrap();
-    let watch = Watch::start(args![scene.image, scene.tree]);
+    let watch = Watch::start(&args![scene.image, scene.tree]);
     fs::write(etc.join("new"), b"new").unwrap();
     watch.expect("a new file", &["extra /etc/new", "mtime /etc"]);
     fs::remove_file(etc.join("new")).unwrap();
@@ -351,7 +354,7 @@ fn root_times_of_directories() {
 #[test]
 fn a_quiet_tree() {
     let scene = Scene::extracted();
-    let watch = Watch::start(args![scene.image, scene.tree, "--ignore-xattr", "trusted.*"]);
+    let watch = Watch::start(&args![scene.image, scene.tree, "--ignore-xattr", "trusted.*"]);
     let _ = mkimg(args!["verify", scene.image, scene.tree]).output();
     watch.expect_silence(Duration::from_secs(3));
     drop(watch);
@@ -362,7 +365,7 @@ fn root_exit_status_of_a_clean_watch() {
     require!(Need::Root);
     let scene = Scene::extracted();
     for signal in ["TERM", "INT"] {
-        let (status, last) = Watch::start(args![scene.image, scene.tree]).end(signal);
+        let (status, last) = Watch::start(&args![scene.image, scene.tree]).end(signal);
         assert_eq!(
             (status, &last["event"], &last["differed"]),
             (Some(0), &"ended".into(), &false.into()),
@@ -370,7 +373,7 @@ fn root_exit_status_of_a_clean_watch() {
         );
     }
     // What happened right before the signal is told.
-    let watch = Watch::start(args![scene.image, scene.tree]);
+    let watch = Watch::start(&args![scene.image, scene.tree]);
     set_mode(&scene.tree.join("etc/block"), 0o600);
     let (status, last) = watch.end("TERM");
     assert_eq!((status, &last["differed"]), (Some(1), &true.into()), "{last}");
@@ -380,7 +383,7 @@ fn root_exit_status_of_a_clean_watch() {
 fn root_a_queue_that_overflows() {
     require!(Need::Root);
     let scene = Scene::extracted();
-    let watch = Watch::start(args![scene.image, scene.tree, "--ignore", "mtime"]);
+    let watch = Watch::start(&args![scene.image, scene.tree, "--ignore", "mtime"]);
     let most = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap();
     let most: u32 = most.trim().parse().unwrap();
     if most > 100_000 {
@@ -410,7 +413,7 @@ fn root_a_queue_that_overflows() {
 fn root_something_mounted_inside() {
     require!(Need::Root);
     let scene = Scene::extracted();
-    let watch = Watch::start(args![scene.image, scene.tree, "--ignore", "mtime"]);
+    let watch = Watch::start(&args![scene.image, scene.tree, "--ignore", "mtime"]);
     let full = "full something was mounted or unmounted";
     let inside = scene.tree.join("etc/small");
     let bound = Mounted::adopt(&inside);
@@ -432,7 +435,7 @@ fn root_something_mounted_inside() {
 fn root_the_tree_itself_is_moved() {
     require!(Need::Root);
     let scene = Scene::extracted();
-    let watch = Watch::start(args![scene.image, scene.tree]);
+    let watch = Watch::start(&args![scene.image, scene.tree]);
     fs::rename(&scene.tree, scene.dir.path().join("moved")).unwrap();
     let (status, _) = watch.ended();
     assert_eq!(status, Some(2));
@@ -460,19 +463,16 @@ fn any_change(tree: &Path, random: &mut Seeded) {
 }
 
 /// After whatever happened, the watch knows of the same paths as an audit that begins from nothing.
-#[test]
-fn root_any_changes_lead_to_what_an_audit_finds() {
-    require!(Need::Root);
-    let scene = Scene::extracted();
-    let watch = Watch::start(args![scene.image, scene.tree, "--ignore", "mtime"]);
+fn any_changes(tree: &Path, what: &[OsString], seed: u64) {
+    let watch = Watch::start(what);
     let mut known = BTreeSet::new();
-    let mut random = Seeded::new(7);
-    for round in 0..24 {
-        for _ in 0..random.below(40) {
-            any_change(&scene.tree, &mut random);
+    let mut random = Seeded::new(seed);
+    for round in 0..16 {
+        for _ in 0..random.below(60) {
+            any_change(tree, &mut random);
             std::thread::sleep(Duration::from_micros(random.below(8000)));
         }
-        let audit = mkimg(args!["verify", scene.image, scene.tree, "--ignore", "mtime", "--json"]).output();
+        let audit = mkimg(["verify", "--json"]).args(what).output();
         let found = audit::findings(&audit.json_lines());
         let found: BTreeSet<String> = found.into_iter().flat_map(|finding| finding.paths).collect();
         for line in watch.until_silence() {
@@ -483,8 +483,25 @@ fn root_any_changes_lead_to_what_an_audit_finds() {
                 known.insert(path);
             }
         }
-        assert_eq!(known, found, "round {round}");
+        assert_eq!(known, found, "round {round} of seed {seed}");
     }
+}
+
+#[test]
+fn root_any_changes_of_an_extracted_tree() {
+    require!(Need::Root);
+    let scene = Scene::extracted();
+    any_changes(&scene.tree, &args![scene.image, scene.tree, "--ignore", "mtime"], 7);
+}
+
+#[test]
+fn root_any_changes_of_an_overlay() {
+    require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
+    let scene = Scene::new();
+    let (upper, work) = (scene.path("upper"), scene.path("work"));
+    let _overlay = Mounted::adopt(&scene.path("tree"));
+    let _ = mkimg(args!["mount", scene.image, scene.tree, "--upper", upper, "--work", work]).ok();
+    any_changes(&scene.tree, &args![scene.tree, "--ignore", "mtime"], 8);
 }
 
 #[test]
@@ -495,13 +512,13 @@ fn root_the_file_behind_a_mount() {
     for via in ["file", "loop"] {
         let mounted = Mounted::adopt(&scene.path("tree"));
         let _ = mkimg(args!["mount", scene.image, scene.tree, "--via", via, "--verity", "once"]).ok();
-        let watch = Watch::start(args![scene.tree]);
+        let watch = Watch::start(&args![scene.tree]);
         assert_eq!(watch.audit.len(), 1, "clean at first: {:?}", watch.audit);
         watch.expect_silence(Duration::from_millis(300));
 
         // The audit has read the page, so processes go on seeing it as it was.
         let file = OpenOptions::new().read(true).write(true).open(&scene.image).unwrap();
-        let full = "full the file behind the mount changed";
+        let full = "full the image file changed";
         flip(&file, 5000);
         watch.expect("a byte of the file", &[full, "broken data"]);
         flip(&file, 5000);
@@ -523,11 +540,24 @@ fn root_the_file_behind_a_mount() {
 
         // Nothing keeps the mount from ending.
         fs::rename(&spare, &scene.image).unwrap();
-        let watch = Watch::start(args![scene.tree]);
+        let watch = Watch::start(&args![scene.tree]);
         let _ = tool("umount", args![scene.tree]).ok();
         assert_eq!(watch.ended().0, Some(2), "{via}");
         drop(mounted);
     }
+}
+
+#[test]
+fn root_the_image_of_an_extracted_tree() {
+    require!(Need::Root);
+    let scene = Scene::extracted();
+    let watch = Watch::start(&args![scene.image, scene.tree]);
+    let file = OpenOptions::new().read(true).write(true).open(&scene.image).unwrap();
+    flip(&file, 5000);
+    watch.expect("file data, which a tree is not compared with", &["full the image file changed"]);
+    flip(&file, file.metadata().unwrap().len() - 4096);
+    let (status, _) = watch.ended();
+    assert_eq!(status, Some(2), "there is nothing to compare with any more");
 }
 
 #[test]
@@ -536,7 +566,7 @@ fn root_only_what_gives_power() {
     let scene = Scene::extracted();
     let seal = scene.dir.path().join("seal");
     let _ = mkimg(args!["seal", scene.image, "-o", seal]).ok();
-    let watch = Watch::start(args!["--seal", seal, scene.tree, "--only", "security"]);
+    let watch = Watch::start(&args!["--seal", seal, scene.tree, "--only", "security"]);
     fs::write(scene.tree.join("etc/new"), b"new").unwrap();
     watch.expect("a plain file", &[]);
     set_mode(&scene.tree.join("etc/new"), 0o4755);

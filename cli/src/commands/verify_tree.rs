@@ -38,15 +38,18 @@ struct Summary<'a> {
 /// What the tree is compared with.
 pub(super) struct Baseline {
     pub(super) image: Sealed<File>,
+    /// The file of it.
+    pub(super) file: File,
     header: Header,
     anchored: bool,
-    root_hash: [u8; 32],
+    pub(super) root_hash: [u8; 32],
 }
 
 impl Baseline {
     /// Opens an image or detached seal, and checks its records.
     pub(super) fn open(args: &VerifyArgs, path: &Path) -> Result<Self> {
-        let image = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        let file = open_file(path)?;
+        let image = Sealed::open(file.try_clone()?).with_context(|| show(path))?;
         let header = Header::read(&image).with_context(|| show(path))?;
         // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
         let records = WithoutData::new(&image, &header);
@@ -57,7 +60,7 @@ impl Baseline {
             let findings = count(checked.findings.len() as u64, "finding");
             bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
         }
-        Ok(Self { image, header, anchored: checked.anchored, root_hash: checked.root_hash })
+        Ok(Self { image, file, header, anchored: checked.anchored, root_hash: checked.root_hash })
     }
 }
 

@@ -63,8 +63,13 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode> {
 fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
     let baseline = verify_tree::Baseline::open(args, baseline)?;
     let canonical = dir.canonicalize().with_context(|| show(dir))?;
-    let options = verify_tree::options(args);
-    let subject = Tree { image: &baseline.image, dir: &canonical, options };
+    let subject = Tree {
+        image: &baseline.image,
+        file: &baseline.file,
+        root_hash: baseline.root_hash,
+        dir: &canonical,
+        options: verify_tree::options(args),
+    };
     watch(args, dir, &subject, |report| verify_tree::print(args, dir, &baseline, report), |_| Vec::new())
 }
 

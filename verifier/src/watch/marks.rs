@@ -101,6 +101,9 @@ impl Marks {
         let dir = match change.dir.as_ref().map(|handle| self.places.find(handle)) {
             Some(Place::In(dir)) => dir,
             Some(Place::Left) => return,
+            // The mark on a directory tells of directories in it as of themselves. Those that are not marked are not
+            // to be watched, or have only just come, and are pending by their names.
+            Some(Place::Unknown) if change.name == b"." => return,
             Some(Place::Unknown) | None => return pending.everything(Cause::UnknownDirectory),
         };
         let path = if change.name == b"." { dir.to_vec() } else { [dir, b"/", &change.name].concat() };

@@ -16,7 +16,7 @@
 //!
 //! Where something may have been missed, everything is looked at: when the queue of events overflows, when an event
 //! speaks of an unknown directory, when more than 16384 paths change at once, when something is mounted or unmounted in
-//! the tree, and when the file behind a mount changes. Each is a [`Notice::Full`]. The first two make the whole watch
+//! the tree, and when the image file changes. Each is a [`Notice::Full`]. The first two make the whole watch
 //! incomplete: what came and went in between was never seen.
 //!
 //! Through a plain mount of an image nothing can change, so no directory of it is marked: its file is, and the list of

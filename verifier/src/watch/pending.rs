@@ -16,7 +16,7 @@ pub enum Cause {
     Many,
     /// Something was mounted or unmounted in the tree.
     Mounts,
-    /// The file behind the mount changed.
+    /// The image file changed.
     File,
 }
 
@@ -29,7 +29,7 @@ impl Cause {
             Self::UnknownDirectory => "something changed in an unknown directory",
             Self::Many => "too much changed at once",
             Self::Mounts => "something was mounted or unmounted",
-            Self::File => "the file behind the mount changed",
+            Self::File => "the image file changed",
         }
     }
 

@@ -49,6 +49,9 @@ pub enum Error {
     /// mounted over it.
     #[error("the directory is not the one any more whose watch began")]
     Replaced,
+    /// The image is not the one any more whose watch began, or its records are damaged.
+    #[error("the records of the image cannot be trusted any more")]
+    Records,
     /// The tree or the image cannot be opened.
     #[error(transparent)]
     Tree(#[from] tree::Error),
@@ -105,7 +108,7 @@ pub struct Watch<'a, S> {
     subject: &'a S,
     root: Root,
     marks: Option<Marks>,
-    /// Events of the file behind a mount.
+    /// Events of the image file.
     file: Option<Group>,
     changes: Changes,
     /// What is mounted in the tree: number of the mount, and where.
@@ -139,7 +142,7 @@ impl<'a, S: Subject> Watch<'a, S> {
                 Ok(()) => file = Some(group),
                 Err(error) => {
                     outcome.incomplete = true;
-                    outcome.unseen.insert(format!("changes of the backing file: {error}"));
+                    outcome.unseen.insert(format!("changes of the image file: {error}"));
                 }
             }
         }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
-use mkimg_format::ReadAt;
+use mkimg_format::detached::{Sealed, WithoutData};
+use mkimg_format::header::Header;
+use mkimg_format::{ReadAt, Sha256};
 
 use super::Error;
-use crate::Finding;
 use crate::live::{self, LiveOptions, LiveReport, Problem, audit_mount};
 use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree, with_other_names};
+use crate::{Finding, Options, verify_image};
 
 /// Something wrong below a mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +45,7 @@ pub trait Subject {
     /// Whether anything in its tree can change.
     fn is_writable(&self) -> bool;
 
-    /// The file behind it, if that is to be watched too.
+    /// The image file, which is watched too; `None` if it cannot be had.
     ///
     /// # Errors
     /// When nothing can be said about it.
@@ -74,6 +76,10 @@ pub trait Subject {
 pub struct Tree<'a, R> {
     /// The image, or a detached seal.
     pub image: &'a R,
+    /// The file that it is read from.
+    pub file: &'a File,
+    /// Its root hash, which it must keep.
+    pub root_hash: Sha256,
     /// The tree, as a canonical path.
     pub dir: &'a Path,
     /// What to compare.
@@ -96,10 +102,18 @@ impl<R: ReadAt + Sync> Subject for Tree<'_, R> {
     }
 
     fn file(&self) -> Result<Option<File>, Error> {
-        Ok(None)
+        Ok(self.file.try_clone().ok())
     }
 
     fn audit(&self) -> Result<TreeReport, Error> {
+        // The records come first: a tree that equals forged records proves nothing.
+        let image = Sealed::open(self.image)?;
+        let records = WithoutData::new(&image, &Header::read(&image)?);
+        let threads = self.options.threads;
+        let options = Options { root_hash: Some(self.root_hash), threads, progress: None };
+        if !verify_image(&records, &options).is_ok_and(|checked| checked.is_clean()) {
+            return Err(Error::Records);
+        }
         Ok(audit_tree(self.image, self.dir, &self.options)?)
     }
 
