@@ -174,6 +174,32 @@ const STEPS: &[Step] = &[
         restored: &["restored /var/link", "restored /etc/small"],
     },
     Step {
+        what: "a file changed by a name that came and went",
+        change: |tree| {
+            fs::hard_link(tree.join("etc/small"), tree.join("var/passing")).unwrap();
+            set_mode(&tree.join("var/passing"), 0o644);
+            fs::remove_file(tree.join("var/passing")).unwrap();
+        },
+        said: &["mode /etc/small"],
+        back: |tree| set_mode(&tree.join("etc/small"), 0o600),
+        restored: &["restored /etc/small"],
+    },
+    Step {
+        what: "the same in a directory that has only just come",
+        change: |tree| {
+            fs::create_dir(tree.join("var/new")).unwrap();
+            fs::hard_link(tree.join("etc/small"), tree.join("var/new/passing")).unwrap();
+            set_mode(&tree.join("var/new/passing"), 0o644);
+            fs::remove_file(tree.join("var/new/passing")).unwrap();
+        },
+        said: &["extra /var/new", "mode /etc/small"],
+        back: |tree| {
+            fs::remove_dir(tree.join("var/new")).unwrap();
+            set_mode(&tree.join("etc/small"), 0o600);
+        },
+        restored: &["restored /var/new", "restored /etc/small"],
+    },
+    Step {
         what: "a directory with content",
         change: |tree| {
             fs::create_dir_all(tree.join("etc/d/e")).unwrap();

@@ -34,7 +34,7 @@ use self::backing::Stamp;
 use self::place::Place;
 use self::upper::Upper;
 use crate::tree::scope::of_report;
-use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree, with_other_names};
+use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree};
 use crate::{Options, Report, verify_image};
 
 /// How to audit a live mount.
@@ -89,31 +89,29 @@ pub(crate) fn backing_file(target: &Path) -> Result<Option<File>, Error> {
     Ok(backing::open(&place, &mut LiveReport::new(&place)))
 }
 
-/// Audits what processes see at some paths of the mount at `target`, and at the other names of files among them.
-/// Returns which paths that were; `None` when there are no records to compare with. They are taken as they are: after
-/// an audit of everything, and until the backing file changes.
+/// Audits what processes see at some paths of the mount at `target`; `None` when there are no records to compare with.
+/// They are taken as they are: after an audit of everything, and until the backing file changes.
 ///
 /// # Errors
 /// As [`audit_mount`].
 pub(crate) fn audit_scope_of_mount(
     target: &Path,
-    scope: Scope,
+    scope: &Scope,
     options: &TreeOptions<'_>,
-) -> Result<Option<(Scope, TreeReport)>, Error> {
+) -> Result<Option<TreeReport>, Error> {
     let place = Place::find(target)?;
     let mut report = LiveReport::new(&place);
     let Some(file) = backing::open(&place, &mut report).filter(|_| place.covers.is_empty()) else {
         return Ok(None);
     };
-    let scope = with_other_names(&file, scope)?;
-    let mut tree = audit_scope(&file, &place.view(), &scope, options)?;
+    let mut tree = audit_scope(&file, &place.view(), scope, options)?;
     if let Some(overlay) = &place.overlay {
         Upper::open(overlay, &place.above, &mut report).explain(&file, options, &mut tree)?;
         // The marks of all upper directories were looked at.
         tree.findings.retain(|found| scope.contains(of_report(&found.path)));
     }
     tree.unseen.append(&mut report.unseen);
-    Ok(Some((scope, tree)))
+    Ok(Some(tree))
 }
 
 /// What to do when the backing file is no help.

@@ -177,13 +177,18 @@ impl Stat {
         Identity(self.0.stx_dev_major, self.0.stx_dev_minor, self.0.stx_ino)
     }
 
+    /// When anybody did anything to it the last time. Nobody can set that.
+    pub(crate) const fn ctime(&self) -> Timestamp {
+        time(self.0.stx_ctime)
+    }
+
     /// Whether this is the same inode as `later`, and nobody did anything to it in between.
     pub(crate) fn is_unchanged(&self, later: &Self) -> bool {
         // Every change of content or attributes moves the ctime, which nobody can set.
         self.identity() == later.identity()
             && self.size() == later.size()
             && time(self.0.stx_mtime) == time(later.0.stx_mtime)
-            && time(self.0.stx_ctime) == time(later.0.stx_ctime)
+            && self.ctime() == later.ctime()
     }
 }
 

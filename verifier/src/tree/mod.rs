@@ -45,7 +45,6 @@ pub use options::{Field, FieldError, TreeOptions};
 pub use report::{DIFFERENCES_MAX, TreeReport};
 
 pub use crate::difference::{Difference, Kind, Offset, Security};
-pub use partial::with_other_names;
 pub use scope::{Depth, Scope};
 pub use walk::{audit_scope, audit_tree};
 

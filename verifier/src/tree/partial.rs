@@ -3,43 +3,16 @@
 //! Each path is looked up on both sides and compared alone; what is below it, when that is wanted, is left to the walk.
 //! The directories on the way there are passed through without a look.
 
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 
 use mkimg_format::ReadAt;
-use mkimg_format::detached::Sealed;
-use mkimg_format::erofs::{DirEntry, FileSystem, FileType, Inode, Nid};
+use mkimg_format::erofs::{DirEntry, FileType, Inode, Nid};
 use rustix::io::Errno;
 
 use super::entry::Worker;
 use super::host::{Stat, is_replaced};
 use super::scope::{Depth, Scope, parent};
 use super::walk::{Audit, Task};
-
-/// Adds the other names of files in a scope whose inode has several in the image: what happens to a file by one name
-/// shows by all of them.
-///
-/// # Errors
-/// When the image cannot be read as one. Damage in its directories is for the audit to find.
-pub fn with_other_names<R: ReadAt>(image: &R, mut scope: Scope) -> Result<Scope, mkimg_format::Error> {
-    let image = Sealed::open(image)?;
-    let fs = FileSystem::open(&image)?;
-    let mut several = HashSet::new();
-    for (path, _) in scope.iter() {
-        if let Ok(inode) = fs.resolve(path, false)
-            && inode.file_type != FileType::Dir
-            && inode.nlink > 1
-        {
-            several.insert(inode.nid);
-        }
-    }
-    if !several.is_empty() {
-        for entry in fs.walk().filter_map(Result::ok).filter(|entry| several.contains(&entry.inode.nid)) {
-            scope.add(entry.path, Depth::Own);
-        }
-    }
-    Ok(scope)
-}
 
 /// A directory that names of the scope are in, on both sides.
 struct Above {
@@ -122,6 +95,9 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             Err(error) => return self.image_fault(above.path.clone(), &error),
         };
         let there = above.fd.as_ref().filter(|fd| !matches!(Stat::at(fd, name), Err(Errno::NOENT)));
+        if there.is_none() {
+            self.findings.suspect_links();
+        }
         let task = match (shipped, there) {
             (None, None) => None,
             (Some(nid), Some(fd)) => worker.entry(fd, &above.path, name, nid),

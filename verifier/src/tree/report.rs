@@ -33,7 +33,8 @@ pub struct TreeReport {
     pub bytes: u64,
     /// Files that were not read, because the kernel vouches for their content (fs-verity).
     pub measured: u64,
-    /// Whether anything with several names, in image or tree, was looked at.
+    /// Whether hard links may matter: something that has several names, in image or tree, was looked at, or nothing was
+    /// where it was looked for.
     pub linked: bool,
 }
 
@@ -107,8 +108,13 @@ impl Findings {
     /// Something of so many names was looked at.
     pub(super) fn count_linked(&self, file_type: FileType, nlink: u32) {
         if file_type != FileType::Dir && nlink > 1 {
-            self.linked.store(true, Ordering::Relaxed);
+            self.suspect_links();
         }
+    }
+
+    /// Something may have had several names.
+    pub(super) fn suspect_links(&self) {
+        self.linked.store(true, Ordering::Relaxed);
     }
 
     /// A file was not read, because the kernel vouches for it.

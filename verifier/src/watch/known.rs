@@ -29,6 +29,14 @@ pub(super) struct News {
     pub(super) restored: Vec<Vec<u8>>,
 }
 
+impl News {
+    /// Adds what came after it.
+    pub(super) fn extend(&mut self, later: Self) {
+        self.appeared.extend(later.appeared);
+        self.restored.extend(later.restored);
+    }
+}
+
 impl Known {
     /// Takes what was found in a scope for what is there now, of all that `about` says it was looked for.
     pub(super) fn replace(

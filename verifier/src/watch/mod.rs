@@ -12,6 +12,7 @@
 //! | `marks` | which directories are watched, and what is said of them? |
 //! | `places` | where is the directory that an event speaks of? |
 //! | `pending` | what has happened and was not looked at yet? |
+//! | `aliases` | by which other names has it changed? |
 //! | `known` | which differences are news? |
 //!
 //! Where something may have been missed, everything is looked at: when the queue of events overflows, when an event
@@ -28,6 +29,7 @@
 //! The tree is opened anew each time, so nothing keeps it from being unmounted. Memory: for each directory some 200
 //! bytes here and the inode that its mark keeps in the kernel; at most 32 MiB for what is known to differ.
 
+mod aliases;
 mod known;
 mod marks;
 mod pending;

@@ -5,12 +5,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use mkimg_format::erofs::Timestamp;
 use mkimg_kernel::fanotify::{Group, ReadError};
 use mkimg_kernel::handle::Handle;
 use mkimg_kernel::mountinfo::{self, Changes};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::aliases::changed_since;
 use super::known::{Known, News};
 use super::marks::Marks;
 use super::pending::{Cause, Pending};
@@ -116,6 +118,8 @@ pub struct Watch<'a, S> {
     known: Known,
     below: BTreeSet<Below>,
     pending: Pending,
+    /// Not later than when events were read that were looked at.
+    looked: Timestamp,
     /// Paths that changed while they were looked at, and how often.
     restless: BTreeMap<Vec<u8>, u8>,
     outcome: Outcome,
@@ -127,6 +131,7 @@ impl<'a, S: Subject> Watch<'a, S> {
     /// # Errors
     /// When the kernel cannot watch, or the directory cannot be opened.
     pub fn start(subject: &'a S) -> Result<Self, Error> {
+        let begun = now();
         let changes = Changes::open()?;
         let tree = Tree::open(subject.dir(), subject.options().cross_mounts)?;
         let root = Root::of(&tree)?;
@@ -156,6 +161,7 @@ impl<'a, S: Subject> Watch<'a, S> {
             known: Known::default(),
             below: BTreeSet::new(),
             pending: Pending::default(),
+            looked: begun,
             restless: BTreeMap::new(),
             outcome,
         })
@@ -264,6 +270,7 @@ impl<'a, S: Subject> Watch<'a, S> {
         if pending.is_empty() {
             return Ok(Vec::new());
         }
+        let since = std::mem::replace(&mut self.looked, now());
         let tree = self.open()?;
         if let Some(cause) = pending.cause {
             tell(Notice::Full(cause))?;
@@ -278,7 +285,7 @@ impl<'a, S: Subject> Watch<'a, S> {
         for path in &pending.marks {
             self.mark(&tree, path);
         }
-        let news = self.look_at(pending)?;
+        let news = self.look_at(&tree, &pending, since)?;
         Ok(self.notices(news))
     }
 
@@ -306,26 +313,32 @@ impl<'a, S: Subject> Watch<'a, S> {
         notices
     }
 
-    /// Compares some paths; hard links are compared everywhere if they may have changed.
-    fn look_at(&mut self, pending: Pending) -> Result<News, Error> {
+    /// Compares some paths, and what has changed with them by other names.
+    fn look_at(&mut self, tree: &Tree, pending: &Pending, since: Timestamp) -> Result<News, Error> {
         let is_link = |difference: &Difference| difference.kind == Kind::Links;
         let options = self.subject.options();
-        let Some((scope, mut report)) = self.subject.audit_scope(pending.scope, options)? else {
+        let Some(report) = self.subject.audit_scope(&pending.scope, options)? else {
             self.pending.everything(Cause::File);
             return Ok(News::default());
         };
-        let linked = pending.names && (report.linked || self.known.any(is_link));
+        // Nobody saw what happened in a new directory before it was marked.
+        let relinked = pending.names
+            && (report.linked || !pending.marks.is_empty() || self.known.any(|known| is_link(known)));
+        let aliased = relinked || report.linked;
         // Part of the names does not tell which are one inode.
-        report.findings.retain(|difference| !is_link(difference));
-        let mut news = self.settle(&scope, report, |difference| !is_link(difference));
-        if linked && options.compares(Field::Links) && !options.only_security {
+        let mut news = self.settle(&pending.scope, report, |found| !is_link(found));
+        if aliased {
+            let scope = changed_since(tree, since, &pending.scope, options);
+            if let Some(report) = self.subject.audit_scope(&scope, options)? {
+                news.extend(self.settle(&scope, report, |found| !is_link(found)));
+            }
+        }
+        if relinked && options.compares(Field::Links) && !options.only_security {
             let ignore: Vec<Field> = Field::ALL.into_iter().filter(|field| *field != Field::Links).collect();
             let options = TreeOptions { ignore: &ignore, ..*options };
-            if let Some((scope, mut report)) = self.subject.audit_scope(Scope::everything(), &options)? {
-                report.findings.retain(is_link);
-                let more = self.settle(&scope, report, is_link);
-                news.restored.extend(more.restored);
-                news.appeared.extend(more.appeared);
+            let scope = Scope::everything();
+            if let Some(report) = self.subject.audit_scope(&scope, &options)? {
+                news.extend(self.settle(&scope, report, is_link));
             }
         }
         Ok(news)
@@ -338,6 +351,9 @@ impl<'a, S: Subject> Watch<'a, S> {
         let mut restless = BTreeSet::new();
         let mut found = report.findings;
         found.retain(|difference| {
+            if !about(difference) && difference.kind != Kind::Changing {
+                return false;
+            }
             if difference.kind != Kind::Changing {
                 return true;
             }
@@ -392,6 +408,13 @@ impl Root {
         let stat = Stat::of(tree.root()).map_err(|error| kernel("stat of the directory", error))?;
         Ok(Self { handle, mount: stat.mount() })
     }
+}
+
+/// The system's time, a second ago: times of files may lag behind it by some milliseconds.
+fn now() -> Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nsec = u32::try_from(now.tv_nsec).unwrap_or_default();
+    Timestamp { sec: now.tv_sec.saturating_sub(1), nsec }
 }
 
 fn kernel(what: &'static str, error: Errno) -> Error {

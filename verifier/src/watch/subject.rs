@@ -10,7 +10,7 @@ use mkimg_format::{ReadAt, Sha256};
 
 use super::Error;
 use crate::live::{self, LiveOptions, LiveReport, Problem, audit_mount};
-use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree, with_other_names};
+use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree};
 use crate::{Finding, Options, verify_image};
 
 /// Something wrong below a mount.
@@ -60,16 +60,12 @@ pub trait Subject {
     /// What a report holds.
     fn found(report: &Self::Report) -> Found;
 
-    /// Audits some paths of the tree, and the other names of files among them; returns which paths that were. `None` if
-    /// there is nothing to compare with any more, which an audit of everything will say.
+    /// Audits some paths of the tree; `None` if there is nothing to compare with any more, which an audit of everything
+    /// will say.
     ///
     /// # Errors
     /// When nothing could be audited.
-    fn audit_scope(
-        &self,
-        scope: Scope,
-        options: &TreeOptions<'_>,
-    ) -> Result<Option<(Scope, TreeReport)>, Error>;
+    fn audit_scope(&self, scope: &Scope, options: &TreeOptions<'_>) -> Result<Option<TreeReport>, Error>;
 }
 
 /// A tree that was extracted from an image.
@@ -121,14 +117,8 @@ impl<R: ReadAt + Sync> Subject for Tree<'_, R> {
         Found { tree: Some(report.clone()), complete: report.complete, ..Found::default() }
     }
 
-    fn audit_scope(
-        &self,
-        scope: Scope,
-        options: &TreeOptions<'_>,
-    ) -> Result<Option<(Scope, TreeReport)>, Error> {
-        let scope = with_other_names(self.image, scope)?;
-        let report = audit_scope(self.image, self.dir, &scope, options)?;
-        Ok(Some((scope, report)))
+    fn audit_scope(&self, scope: &Scope, options: &TreeOptions<'_>) -> Result<Option<TreeReport>, Error> {
+        Ok(Some(audit_scope(self.image, self.dir, scope, options)?))
     }
 }
 
@@ -183,11 +173,7 @@ impl Subject for Mount<'_> {
         }
     }
 
-    fn audit_scope(
-        &self,
-        scope: Scope,
-        options: &TreeOptions<'_>,
-    ) -> Result<Option<(Scope, TreeReport)>, Error> {
+    fn audit_scope(&self, scope: &Scope, options: &TreeOptions<'_>) -> Result<Option<TreeReport>, Error> {
         Ok(live::audit_scope_of_mount(self.target, scope, options)?)
     }
 }
