@@ -173,14 +173,7 @@ impl<'a, S: Subject> Watch<'a, S> {
     /// When nothing could be audited.
     pub fn first(&mut self) -> Result<S::Report, Error> {
         let report = self.subject.audit()?;
-        let found = S::found(&report);
-        // What moved during the audit is looked at again, as everything is that moves.
-        for difference in found.tree.iter().flat_map(|tree| &tree.findings) {
-            if difference.kind == Kind::Changing {
-                self.pending.add(of_report(&difference.path).to_vec(), Depth::Below);
-            }
-        }
-        self.take(found);
+        self.take(S::found(&report));
         Ok(report)
     }
 
@@ -203,18 +196,26 @@ impl<'a, S: Subject> Watch<'a, S> {
             if !ending && due.is_none_or(|due| now < due) {
                 continue;
             }
-            let unseen = self.outcome.unseen.clone();
-            let notices = self.look(tell)?;
-            for unseen in self.outcome.unseen.difference(&unseen) {
-                tell(Notice::Unseen(unseen.clone()))?;
-            }
-            notices.into_iter().try_for_each(&mut *tell)?;
+            self.look_and_tell(tell)?;
             if ending {
+                // What moves while it is looked at is looked at again, so often and not more.
+                while !self.pending.is_empty() {
+                    self.look_and_tell(tell)?;
+                }
                 return Ok(());
             }
             pause = now.elapsed().clamp(SETTLE, SETTLE_MAX);
             due = self.due_in(pause);
         }
+    }
+
+    fn look_and_tell<E: From<Error>>(&mut self, tell: &mut Tell<'_, E>) -> Result<(), E> {
+        let before = self.outcome.unseen.clone();
+        let notices = self.look(tell)?;
+        for unseen in self.outcome.unseen.difference(&before) {
+            tell(Notice::Unseen(unseen.clone()))?;
+        }
+        notices.into_iter().try_for_each(tell)
     }
 
     /// When to look at what has happened; `None` if nothing has.
@@ -298,7 +299,12 @@ impl<'a, S: Subject> Watch<'a, S> {
     }
 
     /// Takes what an audit of everything has found; returns what there is to tell.
-    fn take(&mut self, found: Found) -> Vec<Notice> {
+    fn take(&mut self, mut found: Found) -> Vec<Notice> {
+        if !found.file {
+            // What was not looked at is as it was.
+            let file = self.below.iter().filter(|below| matches!(below, Below::File(_)));
+            found.below.extend(file.cloned());
+        }
         self.outcome.incomplete |= !found.complete;
         self.outcome.differed |= !found.below.is_empty();
         found.unseen.into_iter().for_each(|unseen| self.note_unseen(unseen));
@@ -351,11 +357,8 @@ impl<'a, S: Subject> Watch<'a, S> {
         let mut restless = BTreeSet::new();
         let mut found = report.findings;
         found.retain(|difference| {
-            if !about(difference) && difference.kind != Kind::Changing {
-                return false;
-            }
             if difference.kind != Kind::Changing {
-                return true;
+                return about(difference);
             }
             let times = self.restless.entry(difference.path.clone()).or_default();
             *times = times.saturating_add(1);

@@ -11,7 +11,7 @@ use mkimg_format::{ReadAt, Sha256};
 use super::Error;
 use crate::live::{self, LiveOptions, LiveReport, Problem, audit_mount};
 use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree};
-use crate::{Finding, Options, verify_image};
+use crate::{Finding, Options, Report, verify_image};
 
 /// Something wrong below a mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub enum Below {
 pub struct Found {
     pub(super) tree: Option<TreeReport>,
     pub(super) below: BTreeSet<Below>,
+    /// Whether all that is wrong with the bytes of the image file is among it.
+    pub(super) file: bool,
     pub(super) unseen: Vec<String>,
     pub(super) complete: bool,
 }
@@ -165,7 +167,9 @@ impl Subject for Mount<'_> {
     fn found(report: &LiveReport) -> Found {
         let problems = report.problems.iter().cloned().map(Below::Mount);
         let findings = report.backing.iter().flat_map(|backing| backing.findings.iter().cloned());
+        let whole = |backing: &Report| backing.complete && backing.truncated_findings == 0;
         Found {
+            file: report.backing.as_ref().is_some_and(whole),
             tree: report.tree.clone(),
             below: problems.chain(findings.map(Below::File)).collect(),
             unseen: report.unseen.clone(),
