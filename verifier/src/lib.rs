@@ -22,6 +22,8 @@ mod attributes;
 mod audit;
 mod blame;
 mod content;
+/// Differences of two images.
+pub mod diff;
 mod difference;
 mod error;
 mod geometry;
