@@ -60,10 +60,10 @@ impl Machine {
     }
 
     /// Boots, runs all steps with the files in `disk` as the root of the guest's disk, and reports.
-    /// `programs` can be called in the guest by their file names. Temporary files go to `scratch`.
+    /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
     ///
     /// Panics when the machine does not come to its end, with what its console shows.
-    pub fn run(&self, programs: &[PathBuf], disk: &Path, scratch: &Path) -> Report {
+    pub fn run(&self, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
         self.write_initrd(programs, scratch, &initrd);
@@ -118,20 +118,18 @@ impl Machine {
     }
 
     /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
-    fn write_initrd(&self, programs: &[PathBuf], scratch: &Path, initrd: &Path) {
+    fn write_initrd(&self, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
         let root = scratch.join("initrd");
-        for dir in ["bin", "programs"] {
-            std::fs::create_dir_all(root.join(dir)).unwrap();
-        }
+        std::fs::create_dir(&root).unwrap();
         let scripts = project().join("tests/vm");
         let _ = command::tool("cp", args!["-r", scripts.join("init"), scripts.join("helpers.sh")])
             .args(args![scripts.join("guest"), root])
             .ok();
-        install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin"));
-        for program in programs {
-            install(program, &root.join("programs"));
+        install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
+        for (name, program) in programs {
+            install(program, &root.join("programs").join(name));
             for library in libraries(program) {
-                install(&library, &root.join(library.parent().unwrap().strip_prefix("/").unwrap()));
+                install(&library, &root.join(library.strip_prefix("/").unwrap()));
             }
         }
         let pack = "cd \"$1\" && find . | busybox cpio -o -H newc | cat \"$2\" - >\"$3\"";
@@ -149,11 +147,10 @@ pub fn steps() -> Vec<String> {
         .collect()
 }
 
-/// Copies a file, not a link to it, with its name and mode.
-fn install(file: &Path, dir: &Path) {
-    std::fs::create_dir_all(dir).unwrap();
-    let copied = std::fs::copy(file, dir.join(file.file_name().expect("a file")));
-    copied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+/// Copies a file, not a link to it, with its mode.
+fn install(file: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::copy(file, to).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 /// The dynamic loader and the libraries of a program; none when it is linked statically.

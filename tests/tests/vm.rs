@@ -75,7 +75,7 @@ fn every_step_passes(kernel: &str) {
     let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = [mkimg_path(), tool("dmsetup"), tool("fsverity")];
+    let programs = [("mkimg", mkimg_path()), ("dmsetup", tool("dmsetup")), ("fsverity", tool("fsverity"))];
     let report = machine.run(&programs, disk.path(), dir.path());
     println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();

@@ -79,6 +79,7 @@ get_kernel() { # get_kernel NAME SUITE
     # The metapackage leads to one package, or to several parts of newer kernels.
     mapfile -t packages < <(apt_suite "$suite" depends --recurse --important linux-image-cloud-amd64 |
         grep -E '^linux-(image|base|binary|modules)-[0-9]')
+    [ "${#packages[@]}" -gt 0 ] || { echo "vm: $suite has no kernel" >&2; return 1; }
     echo "vm: unpacking ${packages[0]} of $suite as $name"
     download_only "$suite" "$work/debs" "${packages[@]}" >/dev/null
     for deb in "$work/debs"/*.deb; do dpkg-deb -x "$deb" "$work/tree"; done
