@@ -5,6 +5,7 @@
 #   /disk/facts                 variables: ROOT_HASH of the image; VICTIM, a file in it, with DAMAGE_OFFSET, a place in
 #                               the image where data of that file alone lies, and DAMAGE_BYTE, which differs from it
 # shellcheck shell=sh
+# shellcheck source=/dev/null
 . /disk/facts
 IMAGE=/disk/image.mkimg
 POINT=/mnt/$STEP
@@ -64,10 +65,18 @@ verity_status() {
     dmsetup status "$DEVICE" | awk '{ print $4 }'
 }
 
+# One line for each device in use.
+mapped_devices() {
+    cat /sys/block/dm-*/dm/name 2>/dev/null || true
+}
+loop_devices() {
+    cat /sys/block/loop*/loop/backing_file 2>/dev/null || true
+}
+
 # No mount of this step, no mapped device and no loop device is left. The kernel may need a moment for the last close.
 nothing_left() {
     for _ in $(seq 100); do
-        left=$(grep " $POINT" /proc/mounts || true)$(ls /sys/block | grep '^dm-' || true)$(cat /sys/block/loop*/loop/backing_file 2>/dev/null || true)
+        left="$(grep " $POINT" /proc/mounts || true)$(mapped_devices)$(loop_devices)"
         [ -n "$left" ] || return 0
         sleep 0.05
     done

@@ -10,7 +10,7 @@ number=$(cat "/sys/block/${loop##*/}/dev")
 dmsetup create "$DEVICE" --noudevsync --readonly --table "$(echo "$table" | sed -E "s/ 7:[0-9]+ 7:[0-9]+ / $number $number /")"
 mkimg mount "$IMAGE" "$POINT" --verity kernel --root-hash "$ROOT_HASH"
 tree_is_as_listed "$POINT"
-same 'loop devices' 1 "$(cat /sys/block/loop*/loop/backing_file 2>/dev/null | wc -l)"
+same 'loop devices' "$IMAGE" "$(loop_devices)"
 mkimg umount "$POINT"
 same 'status after the unmount' V "$(verity_status)"
 dmsetup remove --noudevsync "$DEVICE"
