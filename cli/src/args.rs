@@ -305,6 +305,7 @@ pub(crate) struct CatArgs {
 Examples:
   mkimg extract web.img rootfs               everything, owners and xattrs too when root
   mkimg extract web.img etc-only --path /etc
+  mkimg extract web.img rootfs --fs-verity   the kernel checks files whenever they are read
 
 Content is checked against its sealed digest while it is written; whether the seal is the right one,
 `mkimg verify --root-hash` says. Nothing outside the directory is ever touched, whatever the image
@@ -320,6 +321,9 @@ pub(crate) struct ExtractArgs {
     /// Do not restore owners and groups.
     #[arg(long)]
     pub no_owner: bool,
+    /// Have the kernel check every read of the files (fs-verity); takes ext4, f2fs or btrfs with that feature.
+    #[arg(long)]
+    pub fs_verity: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,14 @@ same 'status after the damage was read' C "$(verity_status)"
 ! (cd "$POINT" && sha256sum -c /disk/sha256 >/run/sums 2>/dev/null) || fail 'all contents are as listed'
 same 'files that cannot be read' "$VICTIM: FAILED" "$(grep -v ': OK$' /run/sums)"
 
-# Mounted, damaged, and noticed by the kernel: what follows sees the state that an audit of a mount point must report.
+# An audit of the mount says all of it: the kernel's state, the file that cannot be read, and the damage in the image.
+status=0
+mkimg verify "$POINT" --root-hash "$ROOT_HASH" --json >/run/said || status=$?
+cat /run/said
+same 'exit status of the audit, which could not read everything' 2 "$status"
+for part in '"kind":"verity-corrupted"' "\"kind\":\"unreadable\",\"path\":\"/$VICTIM\"" '"region":"data"'; do
+    contains 'audit of the mount' "$(cat /run/said)" "$part"
+done
+same 'findings' 3 "$(grep -c '"view"' /run/said)"
 mkimg umount "$POINT"
 nothing_left
