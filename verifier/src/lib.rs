@@ -23,7 +23,6 @@ mod blame;
 mod content;
 mod error;
 mod geometry;
-mod leaves;
 mod lowest;
 mod paths;
 mod report;
