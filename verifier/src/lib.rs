@@ -20,6 +20,7 @@
 
 mod audit;
 mod blame;
+mod block_cache;
 mod content;
 mod error;
 mod geometry;
