@@ -50,7 +50,7 @@ if [ ! -e "$erofs/.complete" ]; then
     touch "$erofs/.complete"
 fi
 
-command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.88 or newer" >&2
+command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.89 or newer" >&2
 
 version() { # one line each: NAME and what it says about itself
     printf '%-12s %s\n' "$1" "$("${@:2}" 2>&1 | sed -n 1p || true)"
