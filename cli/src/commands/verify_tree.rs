@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
-use crate::differences::{DifferenceLine, Table};
+use crate::differences::{DifferenceLine, Table, View};
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
@@ -35,38 +36,38 @@ struct Summary<'a> {
     unseen: &'a [String],
 }
 
-/// What the tree is compared with.
+/// An image or detached seal to compare with, whose records were checked.
 pub(super) struct Baseline {
     pub(super) image: Sealed<File>,
-    /// The file of it.
+    /// The file that it is read from.
     pub(super) file: File,
-    header: Header,
-    anchored: bool,
+    pub(super) header: Header,
+    pub(super) anchored: bool,
     pub(super) root_hash: [u8; 32],
 }
 
 impl Baseline {
-    /// Opens an image or detached seal, and checks its records.
-    pub(super) fn open(args: &VerifyArgs, path: &Path) -> Result<Self> {
+    /// Opens it and checks its records: whatever equals forged records proves nothing. File data is not needed for
+    /// that.
+    pub(super) fn open(path: &Path, root_hash: Option<[u8; 32]>, threads: NonZeroUsize) -> Result<Self> {
         let file = open_file(path)?;
         let image = Sealed::open(file.try_clone()?).with_context(|| show(path))?;
         let header = Header::read(&image).with_context(|| show(path))?;
-        // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
         let records = WithoutData::new(&image, &header);
-        let threads = super::threads(args.threads);
-        let options = Options { root_hash: args.root_hash, threads, progress: None };
+        let options = Options { root_hash, threads, progress: None };
         let checked = verify_image(&records, &options).with_context(|| show(path))?;
         if !checked.is_clean() {
             let findings = count(checked.findings.len() as u64, "finding");
             bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
         }
-        Ok(Self { image, file, header, anchored: checked.anchored, root_hash: checked.root_hash })
+        let (anchored, root_hash) = (checked.anchored, checked.root_hash);
+        Ok(Self { image, file, header, anchored, root_hash })
     }
 }
 
 /// Audits `dir` against the image or detached seal `baseline`.
 pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let baseline = Baseline::open(args, baseline)?;
+    let baseline = Baseline::open(baseline, args.root_hash, super::threads(args.threads))?;
     let bar = Bar::new();
     let (done, total) = (AtomicU64::new(0), baseline.header.hash_offset());
     let advance = |bytes| {
@@ -133,7 +134,7 @@ fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Wri
         )?;
     }
     let style = Style::of_stdout();
-    Table::new(style, &[]).print(&report.findings, out)?;
+    Table::new(style, View::Tree).print(&report.findings, out)?;
     for unseen in &report.unseen {
         writeln!(out, "not seen: {unseen}")?;
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{verify, verify_mount, verify_tree};
 use crate::args::{VerifyArgs, WatchArgs};
-use crate::differences::{DifferenceLine, Table};
+use crate::differences::{DifferenceLine, Table, View};
 use crate::failure;
 use crate::output::{json_line, show, stdout, text_and_base64};
 use crate::style::Style;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode> {
 
 /// Watches a tree that was extracted.
 fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let baseline = verify_tree::Baseline::open(args, baseline)?;
+    let baseline = verify_tree::Baseline::open(baseline, args.root_hash, super::threads(args.threads))?;
     let canonical = dir.canonicalize().with_context(|| show(dir))?;
     let subject = Tree {
         image: &baseline.image,
@@ -149,7 +149,8 @@ impl Teller {
                 json_line(&mut out, &Line::Differs(DifferenceLine::new(difference, &self.above)))?;
             }
         } else {
-            Table::new(self.style, &self.above).print(differences, &mut out)?;
+            let view = if self.above.is_empty() { View::Tree } else { View::Overlay };
+            Table::new(self.style, view).print(differences, &mut out)?;
         }
         Ok(out.flush()?)
     }

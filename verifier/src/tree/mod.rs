@@ -48,7 +48,11 @@ pub use crate::difference::{Difference, Kind, Offset, Security};
 pub use scope::{Depth, Scope};
 pub use walk::{audit_scope, audit_tree};
 
-pub(crate) use host::{Stat, Tree, is_replaced};
+pub(crate) use digests::{Digests, Group};
+pub(crate) use first_difference::{Blocks, SealedFile};
+pub(crate) use host::{Identity, Stat, Tree, is_replaced};
+pub(crate) use links::Links;
 pub(crate) use names::Names;
+pub(crate) use report::Findings;
 pub(crate) use walk::join;
-pub(crate) use xattrs::{Handle, Reader};
+pub(crate) use xattrs::{CAPABILITY, Handle, Reader, xattr_difference};
