@@ -497,6 +497,7 @@ fn an_inode_over_a_block_boundary_is_found() {
         assert_eq!(image.lint(), []);
         image.bytes.copy_within(place.inode..place.inode + 64, place.inode - 32);
         image.bytes[place.inode + 32..place.inode + 64].fill(0);
+        image.put(place.inode - 32 + 0x14, &(place.nid as u32 - 1).to_le_bytes());
         redirect(&mut image, "/", "x", place.nid - 1);
         let findings = image.lint();
         assert_eq!(findings.len(), 1);

@@ -230,7 +230,7 @@ pub fn make(spec: &Spec) -> Image {
         for (index, (path, inode, body, content)) in rows.into_iter().enumerate() {
             nids[index] = at / 32;
             let mut node = Node { path, nid: at / 32, inode, body, content };
-            node.inode.i_ino = (index as u32 + 1).into();
+            node.inode.i_ino = (node.nid as u32).into();
             at = (at + 64 + node.body.len() as u64).next_multiple_of(32);
             nodes.push(node);
         }
