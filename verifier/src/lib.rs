@@ -20,6 +20,7 @@
 
 mod audit;
 mod blame;
+mod cache;
 mod content;
 mod error;
 mod geometry;

@@ -125,7 +125,11 @@ impl<R: ReadAt> FileSystem<R> {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn paths_of(&self, nids: impl IntoIterator<Item = Nid>, mut room: usize) -> Result<BTreeMap<Nid, Vec<u8>>> {
+    pub fn paths_of(
+        &self,
+        nids: impl IntoIterator<Item = Nid>,
+        mut room: usize,
+    ) -> Result<BTreeMap<Nid, Vec<u8>>> {
         let mut paths: BTreeMap<Nid, Option<Vec<u8>>> = nids.into_iter().map(|nid| (nid, None)).collect();
         let mut missing = paths.len();
         let mut walk = self.walk();

@@ -36,7 +36,12 @@ pub(super) fn check<R: ReadAt>(
         let used = block.get(start..end).unwrap_or_default().iter().position(|byte| *byte != 0);
         if let Some(skip) = used {
             let offset = u64::try_from(start.saturating_add(skip)).unwrap_or(0);
-            out.add(Part::Slack, offset, About::Nothing, "byte of block 0 that belongs to nothing is not zero");
+            out.add(
+                Part::Slack,
+                offset,
+                About::Nothing,
+                "byte of block 0 that belongs to nothing is not zero",
+            );
         }
     }
     let Some(Ok((raw, _))) = block.get(1024..).map(RawSuperblock::read_from_prefix) else {
@@ -91,7 +96,12 @@ pub(super) fn check<R: ReadAt>(
         (0x78, "reserved2", raw.reserved2.get(), 0),
     ] {
         if found != expected {
-            out.add(Part::Superblock, at(offset), About::Nothing, format!("{name} is {found}, must be {expected}"));
+            out.add(
+                Part::Superblock,
+                at(offset),
+                About::Nothing,
+                format!("{name} is {found}, must be {expected}"),
+            );
         }
     }
     // Behind the empty slot 0, or in the next block if it does not fit there.

@@ -104,7 +104,8 @@ impl Lint<'_> {
             if inside.is_empty() {
                 continue;
             }
-            let last = owners.first.saturating_add(u64::try_from(inside.end).unwrap_or(u64::MAX)) == block_end;
+            let last =
+                owners.first.saturating_add(u64::try_from(inside.end).unwrap_or(u64::MAX)) == block_end;
             let slots = owners.nids.get_mut(inside.clone()).unwrap_or_default();
             let taken = slots.first().copied().unwrap_or(0);
             if first && taken != 0 && is_twin(fs, inode, Nid(taken.into()))? {
@@ -118,14 +119,14 @@ impl Lint<'_> {
                 let problem = if owner == own {
                     "a file holds the same blocks twice".to_owned()
                 } else {
-                    format!("some of {shared} bytes of content overlap another file, or are shared in part with it")
+                    format!(
+                        "some of {shared} bytes of content overlap another file, or are shared in part with it"
+                    )
                 };
                 self.out.add(Part::Data, start, about, problem);
             }
             slots.get_mut(..free).unwrap_or_default().fill(own);
-            if last
-                && let Some(offset) = first_nonzero(fs, stop, block_end.saturating_mul(BLOCK_SIZE))?
-            {
+            if last && let Some(offset) = first_nonzero(fs, stop, block_end.saturating_mul(BLOCK_SIZE))? {
                 let problem = "byte between the end of a file and that of its block is not zero";
                 self.out.add(Part::Slack, offset, about, problem);
             }

@@ -101,7 +101,8 @@ impl Lint<'_> {
         let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
         let head = inode.inode_len.saturating_add(inode.xattr_len);
         let fits = tail > 0 && head.saturating_add(tail) <= BLOCK_SIZE;
-        let mut wrong = |problem: String| self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
+        let mut wrong =
+            |problem: String| self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
         let (start, length) = match inode.layout {
             Layout::Plain { start } => {
                 if fits {

@@ -137,8 +137,7 @@ impl Lint<'_> {
             }
         }
         let Reading { dots, subdirs, packed } = reading;
-        let mut wrong =
-            |part: Part, problem: String| self.out.add(part, dir.offset, about, problem);
+        let mut wrong = |part: Part, problem: String| self.out.add(part, dir.offset, about, problem);
         for (there, name) in [(dots.own, "."), (dots.parent, "..")] {
             if !there {
                 wrong(Part::Directory, format!("entry {name} is missing"));
