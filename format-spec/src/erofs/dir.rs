@@ -142,7 +142,7 @@ impl Block {
         let part = Part::Directory;
         self.count = 0;
         let first = self.dirent(0).map_or(0, |raw| usize::from(raw.nameoff.get()));
-        if first < DIRENT_LEN || first % DIRENT_LEN != 0 || first >= self.bytes.len() {
+        if first < DIRENT_LEN || !first.is_multiple_of(DIRENT_LEN) || first >= self.bytes.len() {
             let found = u64::try_from(first).unwrap_or(u64::MAX);
             let rule = "a multiple of 12 in the block";
             return Err(Error::field(part, at, "nameoff of the first entry", found, rule));
