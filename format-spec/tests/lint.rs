@@ -421,6 +421,7 @@ fn a_name_that_leads_into_an_inode_is_found() {
     let nodes = vec![
         Node::new("/", 0o040_755, Content::Dir),
         Node::new("/aaa", 0o120_777, Content::Link(vec![b'x'; 32])),
+        Node::new("/mmm", 0o010_600, Content::Special(0)),
         Node::new("/zzz", 0o010_600, Content::Special(0)),
     ];
     let mut image = Tree { nodes, links: vec![], pool: vec![] }.build();

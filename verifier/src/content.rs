@@ -224,11 +224,11 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                     whole = false;
                     continue;
                 }
-                Pair::NoRecord(error) => {
+                Pair::BadRecord(BadRecord::Unreadable(error)) => {
                     findings.add_error(&error, None);
                     return None;
                 }
-                Pair::OutOfOrder(nid) => {
+                Pair::BadRecord(BadRecord::OutOfOrder(nid)) => {
                     let problem = format!("record of inode {nid} is not in ascending order");
                     self.fault(Section::Inodes, problem, findings);
                     return None;
@@ -402,22 +402,26 @@ enum Pair {
     Unfounded,
     /// An inode that cannot be read.
     NoInode(Error),
-    /// A record that cannot be read; the last pair.
-    NoRecord(Error),
-    /// A record out of order; the last pair.
+    /// The last pair: what follows cannot be used.
+    BadRecord(BadRecord),
+}
+
+enum BadRecord {
+    Unreadable(Error),
+    /// The number of its inode is not above that of the record before.
     OutOfOrder(u64),
 }
 
 impl<R: ReadAt> Pairs<'_, R> {
     /// The next record, if it is for inode `nid` or one before.
-    fn record(&mut self, nid: u64) -> Result<Option<InodeRecord>, Pair> {
+    fn record(&mut self, nid: u64) -> Result<Option<InodeRecord>, BadRecord> {
         if self.ahead.is_none() {
-            let Some(record) = self.records.next().transpose().map_err(Pair::NoRecord)? else {
+            let Some(record) = self.records.next().transpose().map_err(BadRecord::Unreadable)? else {
                 return Ok(None);
             };
             let number = record.nid.get();
             if self.last.is_some_and(|last| last >= number) {
-                return Err(Pair::OutOfOrder(number));
+                return Err(BadRecord::OutOfOrder(number));
             }
             self.last = Some(number);
             self.ahead = Some(record);
@@ -440,9 +444,9 @@ impl<R: ReadAt> Iterator for Pairs<'_, R> {
             None => None,
         };
         match self.record(nid.unwrap_or(u64::MAX)) {
-            Err(pair) => {
+            Err(bad) => {
                 self.ended = true;
-                Some(pair)
+                Some(Pair::BadRecord(bad))
             }
             Ok(Some(record)) if Some(record.nid.get()) == nid => {
                 self.inodes.next()?.ok().map(|inode| Pair::Both(inode, record))
