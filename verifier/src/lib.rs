@@ -12,8 +12,11 @@
 //! | `paths` | whose bytes are they? |
 //! | `content` | do the records of the seal fit the file system? |
 //!
+//! `cache` serves the many small reads of the last question and of the linter from whole blocks.
+//!
 //! Reading is by position, never by mapping. Memory is bounded whatever the image holds: 512 KiB a thread, some
-//! 50 MiB at most for records of damage.
+//! 50 MiB at most for records of damage; and for the structure of an image without damage, which is checked after
+//! that, 8 MiB of cached blocks, 8 MiB for contents and what [`mkimg_format::lint`] says, none of it for each inode.
 #![forbid(unsafe_code)]
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
@@ -21,7 +24,7 @@
 mod attributes;
 mod audit;
 mod blame;
-mod block_cache;
+mod cache;
 mod content;
 /// Differences of two images.
 pub mod diff;
