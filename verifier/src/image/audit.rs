@@ -10,15 +10,15 @@ use mkimg_format::seal::{Seal, Table};
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_SIZE, ReadAt, Sha256, detached, hex, lint};
 
-use crate::Error;
-use crate::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
-use crate::cache::Cached;
-use crate::content::{Sealed, section_word};
-use crate::geometry::{Geometry, without_slack};
-use crate::paths::{self, Segment};
-use crate::report::{Finding, Findings, Region, Report, unreadable};
-use crate::scan::{Scan, Shape, Stored, scan};
-use crate::view::View;
+use super::Error;
+use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
+use super::cache::Cached;
+use super::content::{Sealed, section_word};
+use super::geometry::{Geometry, without_slack};
+use super::paths::{self, Segment};
+use super::report::{Finding, Findings, Region, Report, unreadable};
+use super::scan::{Scan, Shape, Stored, scan};
+use super::view::View;
 
 /// How to audit.
 #[derive(Clone, Copy)]

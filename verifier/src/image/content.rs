@@ -19,7 +19,7 @@ use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Sha256, hex};
 use sha2::{Digest as _, Sha512};
 
-use crate::report::{FINDINGS_MAX, Finding, Findings, Region};
+use super::report::{FINDINGS_MAX, Finding, Findings, Region};
 
 /// Contents that are checked in one go, 4 bytes each. The inodes of an image with more are gone through again.
 const CONTENTS_HELD: usize = 2 << 20;
