@@ -23,7 +23,6 @@ mod image;
 pub mod live;
 /// Audits of extracted trees.
 pub mod tree;
-/// Watching trees and mounts.
 pub mod watch;
 
 pub use image::{Error, FINDINGS_MAX, Finding, Options, PATHS_MAX, Region, Report, verify_image};
