@@ -101,7 +101,7 @@ fn tree_of(
     }
     let mut tree = audit_tree(file, &place.view(), &options.tree)?;
     if let Some(overlay) = &place.overlay {
-        let upper = Upper::open(overlay, &place.above, report);
+        let upper = Upper::open(overlay, place, report);
         upper.explain(file, &options.tree, &mut tree)?;
     }
     Ok(Some(tree))
@@ -109,6 +109,7 @@ fn tree_of(
 
 /// The bytes of the backing file.
 fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Option<Report> {
+    backing::let_go(file);
     match verify_image(file, options) {
         Ok(audit) => Some(audit),
         Err(error) => {

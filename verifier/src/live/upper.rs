@@ -1,4 +1,4 @@
-//! The directories of an overlay that lie above an image: which of them made a difference, and how.
+//! The directories of an overlay around an image: which of them made a difference, and how.
 //!
 //! | in an upper directory | means |
 //! |---|---|
@@ -9,23 +9,30 @@
 //!
 //! The attributes are `trusted.overlay.*`, or `user.overlay.*` when the overlay was mounted so
 //! (`Documentation/filesystems/overlayfs.rst`). The merged tree has been compared already; here each difference finds
-//! its maker, and what an upper directory does without showing in the merged tree is added.
+//! its maker, and what an upper directory does without showing in the merged tree is added. What lies below the image
+//! can only add names.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, FileType, Nid, escape};
 use mkimg_kernel::overlay_layers::OverlayLayers;
 
+use super::place::Place;
 use super::report::LiveReport;
 use crate::difference::{Difference, Kind};
-use crate::tree::{DIFFERENCES_MAX, Handle, Names, Reader, Stat, Tree, TreeOptions, TreeReport, join};
+use crate::tree::{
+    DIFFERENCES_MAX, Handle, Names, Reader, Stat, Tree, TreeOptions, TreeReport, is_replaced, join,
+};
 
-/// The directories above an image, topmost first.
+/// The directories around an image. One that cannot be looked at is `None`.
 pub(super) struct Upper {
-    layers: Vec<Tree>,
+    /// Those above it, topmost first.
+    above: Vec<Option<Tree>>,
+    /// Those below it.
+    beneath: Vec<Option<Tree>>,
     opaque: Vec<u8>,
     redirect: Vec<u8>,
     metacopy: Vec<u8>,
@@ -35,18 +42,22 @@ pub(super) struct Upper {
 
 impl Upper {
     /// Opens the directories; what cannot be opened is told in the report.
-    pub(super) fn open(overlay: &OverlayLayers, above: &[PathBuf], report: &mut LiveReport) -> Self {
-        let mut layers = Vec::new();
-        for path in above {
-            match Tree::open(path, true) {
-                Ok(tree) => layers.push(tree),
-                Err(error) => report.unseen.push(format!("changes of the overlay: {error}")),
+    pub(super) fn open(overlay: &OverlayLayers, place: &Place, report: &mut LiveReport) -> Self {
+        let mut open = |path: &PathBuf| match tree_at(path) {
+            Ok(tree) => Some(tree),
+            Err(why) => {
+                report.unseen.push(format!("changes of the overlay: {why}"));
+                report.layers_seen = false;
+                None
             }
-        }
+        };
+        let above = place.above.iter().map(&mut open).collect();
+        let beneath = place.beneath.iter().map(&mut open).collect();
         let class = if overlay.user_xattrs { "user" } else { "trusted" };
         let name = |word: &str| format!("{class}.overlay.{word}").into_bytes();
         Self {
-            layers,
+            above,
+            beneath,
             opaque: name("opaque"),
             redirect: name("redirect"),
             metacopy: name("metacopy"),
@@ -64,17 +75,29 @@ impl Upper {
         let fs = FileSystem::open(image)?;
         let mut explainer = Explainer { upper: self, fs: &fs, reader: Reader::new() };
         for difference in &mut tree.findings {
-            difference.layer = explainer.maker(&difference.path);
+            difference.layer = explainer.maker_of(difference);
         }
         explainer.links(tree)?;
         if !options.only_security {
-            for index in 0..self.layers.len() {
-                explainer.walk(index, options, tree);
+            for (index, layer) in self.above.iter().enumerate() {
+                if let Some(layer) = layer {
+                    explainer.walk(index, layer, options, tree);
+                }
             }
         }
         tree.findings.sort();
         Ok(())
     }
+}
+
+/// Opens a directory by the path that the kernel shows.
+fn tree_at(path: &Path) -> Result<Tree, String> {
+    // Before Linux 6.13 it may be that of a descriptor of whoever mounted it: ours of that number is something else.
+    if !path.is_absolute() || path.starts_with("/proc") {
+        let path = escape(path.as_os_str().as_encoded_bytes());
+        return Err(format!("the path {path} means something to whoever mounted it alone"));
+    }
+    Tree::open(path, true).map_err(|error| error.to_string())
 }
 
 struct Explainer<'a, R> {
@@ -84,9 +107,24 @@ struct Explainer<'a, R> {
 }
 
 impl<R: ReadAt> Explainer<'_, R> {
-    /// The topmost directory that decides what is seen at a path.
+    /// The directory that made a difference.
+    fn maker_of(&mut self, difference: &Difference) -> Option<usize> {
+        // These are not about what is in any directory.
+        if matches!(difference.kind, Kind::Mount | Kind::Unreadable | Kind::Image) {
+            return None;
+        }
+        self.maker(&difference.path).or_else(|| {
+            let has = |layer: &Option<Tree>| layer.as_ref().is_some_and(|layer| has(layer, &difference.path));
+            // Whatever the image has too hides what is below it.
+            let index = self.upper.beneath.iter().position(has).filter(|_| difference.kind == Kind::Extra)?;
+            Some(index.saturating_add(self.upper.above.len()))
+        })
+    }
+
+    /// The topmost directory above the image that decides what is seen at a path.
     fn maker(&mut self, path: &[u8]) -> Option<usize> {
-        self.upper.layers.iter().position(|layer| self.decides(layer, path))
+        let above = &self.upper.above;
+        above.iter().position(|layer| layer.as_ref().is_some_and(|layer| self.decides(layer, path)))
     }
 
     /// Whether an upper directory has a path, or hides what is below it.
@@ -135,38 +173,40 @@ impl<R: ReadAt> Explainer<'_, R> {
     }
 
     /// Looks through an upper directory for what it does without showing.
-    fn walk(&mut self, index: usize, options: &TreeOptions<'_>, tree: &mut TreeReport) {
-        let Some(layer) = self.upper.layers.get(index) else { return };
+    fn walk(&mut self, index: usize, layer: &Tree, options: &TreeOptions<'_>, tree: &mut TreeReport) {
+        let mut add = |path: &[u8], kind, text: String| {
+            if tree.findings.len() >= DIFFERENCES_MAX {
+                tree.truncated = tree.truncated.saturating_add(1);
+                return;
+            }
+            let mut difference = Difference::new(path.to_vec(), kind).found(text);
+            difference.layer = Some(index);
+            tree.findings.push(difference);
+        };
         let mut names = Names::default();
         let mut waiting = vec![Vec::new()];
         while let Some(path) = waiting.pop() {
             let opened = layer.open_dir(path.strip_prefix(b"/").unwrap_or(&path));
             let dir = match opened.and_then(|dir| names.read(&dir).map(|()| dir)) {
                 Ok(dir) => dir,
+                // What has gone meanwhile makes no difference any more.
+                Err(error) if is_replaced(error) => continue,
                 Err(error) => {
-                    tree.unseen.push(format!("changes of the overlay in {}: {error}", escape(&path)));
+                    add(&path, Kind::Unreadable, format!("in the directory of the overlay: {error}"));
                     tree.complete = false;
                     continue;
                 }
             };
             for name in (0..).map_while(|index| names.get(index)) {
                 let path = join(&path, name);
-                // What has gone meanwhile makes no difference any more.
-                let Some((fd, stat)) = layer.open_path(&dir, name).ok().and_then(|fd| {
-                    let stat = Stat::of(&fd).ok()?;
-                    (!options.ignores(&path)).then_some((fd, stat))
-                }) else {
+                if options.ignores(&path) {
                     continue;
-                };
+                }
+                let opened = layer.open_path(&dir, name).and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat)));
+                let Ok((fd, stat)) = opened else { continue };
                 let is_dir = stat.file_type() == Some(FileType::Dir);
                 for (kind, text) in self.marks(&path, &fd, is_dir) {
-                    if tree.findings.len() >= DIFFERENCES_MAX {
-                        tree.truncated = tree.truncated.saturating_add(1);
-                        continue;
-                    }
-                    let mut difference = Difference::new(path.clone(), kind).found(text);
-                    difference.layer = Some(index);
-                    tree.findings.push(difference);
+                    add(&path, kind, text);
                 }
                 if is_dir {
                     waiting.push(path);
@@ -203,4 +243,10 @@ impl<R: ReadAt> Explainer<'_, R> {
         let value = self.reader.value(Handle::Path(fd.as_fd()), name).ok()?;
         value.map(<[u8]>::to_vec)
     }
+}
+
+/// Whether a directory has a path, and no symbolic link on the way.
+fn has(layer: &Tree, path: &[u8]) -> bool {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    layer.open_dir_path(b"").is_ok_and(|root| layer.open_path(&root, path).is_ok())
 }

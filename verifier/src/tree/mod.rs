@@ -44,7 +44,7 @@ pub use report::{DIFFERENCES_MAX, TreeReport};
 pub use crate::difference::{Difference, Kind, Offset, Security};
 pub use walk::audit_tree;
 
-pub(crate) use host::{Stat, Tree};
+pub(crate) use host::{Stat, Tree, is_replaced};
 pub(crate) use names::Names;
 pub(crate) use walk::join;
 pub(crate) use xattrs::{Handle, Reader};
