@@ -99,9 +99,12 @@ fn tree_of(
         Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
         Err(error) => return cannot(report, format!("the records cannot be read: {error}")),
     }
+    let upper = place.overlay.as_ref().map(|overlay| Upper::open(overlay, place, report));
+    if let Some(upper) = &upper {
+        upper.settle(&place.view());
+    }
     let mut tree = audit_tree(file, &place.view(), &options.tree)?;
-    if let Some(overlay) = &place.overlay {
-        let upper = Upper::open(overlay, place, report);
+    if let Some(upper) = &upper {
         upper.explain(file, &options.tree, &mut tree)?;
     }
     Ok(Some(tree))

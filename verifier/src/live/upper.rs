@@ -38,6 +38,8 @@ pub(super) struct Upper {
     metacopy: Vec<u8>,
     /// Whether the overlay itself makes files of metadata alone.
     makes_metacopy: bool,
+    /// Whether hard links stay links when they are written to.
+    has_index: bool,
 }
 
 impl Upper {
@@ -62,6 +64,36 @@ impl Upper {
             redirect: name("redirect"),
             metacopy: name("metacopy"),
             makes_metacopy: overlay.metacopy,
+            has_index: overlay.index,
+        }
+    }
+
+    /// Has the merged tree read once wherever an upper directory takes part in it.
+    ///
+    /// An overlay writes into upper directories that somebody else has filled when they are first seen: where they come
+    /// from, and what is not so any more. In the audit that would look like somebody at work.
+    pub(super) fn settle(&self, merged: &Path) {
+        let Ok(merged) = Tree::open(merged, false) else { return };
+        let mut names = Names::default();
+        for layer in self.above.iter().flatten() {
+            let mut waiting = vec![Vec::new()];
+            while let Some(path) = waiting.pop() {
+                let relative = path.strip_prefix(b"/").unwrap_or(&path);
+                // Whatever fails here will fail again where it is told.
+                if let Ok(dir) = merged.open_dir(relative) {
+                    let _ = names.read(&dir);
+                }
+                let Ok(dir) = layer.open_dir(relative) else { continue };
+                if names.read(&dir).is_err() {
+                    continue;
+                }
+                let is_dir = |name: &&[u8]| {
+                    Stat::at(&dir, name).is_ok_and(|stat| stat.file_type() == Some(FileType::Dir))
+                };
+                waiting.extend(
+                    (0..).map_while(|index| names.get(index)).filter(is_dir).map(|name| join(&path, name)),
+                );
+            }
         }
     }
 
@@ -147,12 +179,21 @@ impl<R: ReadAt> Explainer<'_, R> {
         true
     }
 
-    /// A name that is written to gets an inode of its own, which shows at the names that it leaves behind as well.
+    /// Finds makers through the other names of an inode.
+    ///
+    /// A name that is written to gets an inode of its own, which shows at the names that it leaves behind as well. Or,
+    /// with an index, they all get the new inode, though only this one name is in the upper directory.
     fn links(&mut self, tree: &mut TreeReport) -> Result<(), mkimg_format::Error> {
         let mut open: Vec<(&mut Difference, Nid)> = Vec::new();
         for difference in &mut tree.findings {
-            if difference.kind == Kind::Links && difference.layer.is_none() {
-                let inode = self.fs.resolve(&difference.path, false)?;
+            let shared = difference.kind == Kind::Links
+                || self.upper.has_index
+                    && !matches!(difference.kind, Kind::Missing | Kind::Extra | Kind::Type);
+            if difference.layer.is_some() || difference.kind.hides() || !shared {
+                continue;
+            }
+            let inode = self.fs.resolve(&difference.path, false)?;
+            if inode.nlink > 1 && inode.file_type != FileType::Dir {
                 open.push((difference, inode.nid));
             }
         }
