@@ -4,6 +4,7 @@ use crate::command::{Finished, Run, mkimg, tool};
 use crate::mount::{Exclusive, Mounted, loops_behind};
 use crate::{args, images, scratch};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// An image, a directory to mount it on, and room beside them.
@@ -20,16 +21,18 @@ pub struct Stage {
 impl Stage {
     /// With [`images::one_of_everything`].
     pub fn new() -> Self {
-        Self::with(images::one_of_everything)
+        Self::with(|dir| {
+            images::one_of_everything(&dir.join("oci"));
+            format!("oci:{}", dir.join("oci").display())
+        })
     }
 
-    /// With an image of the layout that `make` writes.
-    pub fn with(make: impl FnOnce(&Path)) -> Self {
+    /// With an image of the source that `make` writes and names.
+    pub fn with(make: impl FnOnce(&Path) -> String) -> Self {
         let lock = Exclusive::take();
         let dir = scratch();
-        make(&dir.path().join("oci"));
+        let source = make(dir.path());
         let (image, point) = (dir.path().join("image.mkimg"), dir.path().join("mnt"));
-        let source = format!("oci:{}", dir.path().join("oci").display());
         let _ = mkimg(args!["build", source, "-o", image]).ok();
         std::fs::create_dir(&point).unwrap();
         Self { dir, image, point, _one_at_a_time: lock }
@@ -75,6 +78,22 @@ impl Stage {
         [top, low]
     }
 
+    /// Mounts the image in one of the ways of [`WAYS`].
+    pub fn mount_by(&self, way: &str) -> Vec<Mounted> {
+        match way {
+            "file" => vec![self.mount(&["--via", "file"])],
+            "loop" => vec![self.mount(&["--via", "loop"])],
+            "mount(8)" => vec![Mounted::erofs(&self.image, &self.point)],
+            "overlay" => vec![self.overlay()],
+            "overlay of loop" => {
+                let _ = self.sh("rm -rf upper work");
+                vec![self.mount(&["--via", "loop", "--upper", "upper", "--work", "work"])]
+            }
+            "by hand" => self.by_hand("lowerdir=@/low,upperdir=@/upper,workdir=@/work", "").into(),
+            other => panic!("no way to mount: {other}"),
+        }
+    }
+
     /// What an audit says.
     pub fn verify(&self, options: &[&str]) -> Verdict {
         Verdict::of(&mkimg(args!["verify", "--json", self.point]).args(options).output())
@@ -83,6 +102,27 @@ impl Stage {
     /// What an audit says to people.
     pub fn text(&self, options: &[&str]) -> String {
         mkimg(args!["verify", self.point]).args(options).output().out()
+    }
+
+    /// Root hash of the image.
+    pub fn root_hash(&self) -> String {
+        let inspection = mkimg(args!["inspect", "--json", self.image]).ok().json();
+        inspection["verity"]["root_hash"].as_str().unwrap().to_owned()
+    }
+
+    /// First byte of a part of the image.
+    pub fn area(&self, name: &str) -> u64 {
+        let inspection = mkimg(args!["inspect", "--json", self.image]).ok().json();
+        let areas = inspection["areas"].as_array().unwrap();
+        areas.iter().find(|area| area["name"] == name).unwrap()["offset"].as_u64().unwrap()
+    }
+
+    /// Flips a bit of the byte at `offset` of the image.
+    pub fn flip(&self, offset: u64) {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&self.image).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
     }
 
     /// Nothing of the test is left in the kernel.
@@ -96,6 +136,9 @@ impl Default for Stage {
         Self::new()
     }
 }
+
+/// Ways to mount an image.
+pub const WAYS: [&str; 6] = ["file", "loop", "mount(8)", "overlay", "overlay of loop", "by hand"];
 
 /// Runs a shell script in a directory; it must succeed.
 pub fn sh(dir: &Path, script: &str) -> Finished {
@@ -156,6 +199,12 @@ impl Verdict {
         wanted.sort_unstable();
         assert_eq!(self.found, wanted, "{what}: {}", self.shown);
         assert_eq!(self.code, Some(code), "{what}: {}", self.shown);
+    }
+
+    /// Whether one of the reasons why not everything was seen has these words.
+    pub fn assert_unseen(&self, what: &str, words: &str) {
+        let unseen = self.summary["unseen"].as_array().unwrap();
+        assert!(unseen.iter().any(|line| line.as_str().unwrap().contains(words)), "{what}: {}", self.shown);
     }
 
     /// Panics unless nothing was found.

@@ -34,7 +34,7 @@ use self::backing::Stamp;
 use self::place::Place;
 use self::upper::Upper;
 use crate::tree::{TreeReport, audit_tree};
-use crate::{Options, Report, verify_image};
+use crate::{Finding, Options, Region, Report, verify_image};
 
 /// How to audit a live mount.
 #[derive(Clone, Copy, Default)]
@@ -95,19 +95,25 @@ fn tree_of(
     // The records come first: a tree that equals forged records proves nothing.
     let records = WithoutData::new(file, &header);
     match verify_image(&records, &Options { progress: None, ..options.image }) {
-        Ok(checked) if checked.is_clean() => {}
+        Ok(checked) if are_whole(&checked) => {}
         Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
         Err(error) => return cannot(report, format!("the records cannot be read: {error}")),
     }
-    let upper = place.overlay.as_ref().map(|overlay| Upper::open(overlay, place, report));
+    let upper = place.overlay.as_ref().map(|overlay| Upper::open(overlay, place, report)).transpose()?;
     if let Some(upper) = &upper {
-        upper.settle(&place.view());
+        upper.settle();
     }
     let mut tree = audit_tree(file, &place.view(), &options.tree)?;
     if let Some(upper) = &upper {
         upper.explain(file, &options.tree, &mut tree)?;
     }
     Ok(Some(tree))
+}
+
+/// Whether the records of an image can be trusted. What stands behind its end changes nothing about them.
+fn are_whole(checked: &Report) -> bool {
+    let behind = |finding: &Finding| finding.region == Region::Trailing;
+    checked.complete && checked.truncated_findings == 0 && checked.findings.iter().all(behind)
 }
 
 /// The bytes of the backing file.

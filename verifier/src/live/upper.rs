@@ -29,6 +29,8 @@ use crate::tree::{
 
 /// The directories around an image. One that cannot be looked at is `None`.
 pub(super) struct Upper {
+    /// What processes see.
+    merged: Tree,
     /// Those above it, topmost first.
     above: Vec<Option<Tree>>,
     /// Those below it.
@@ -44,7 +46,15 @@ pub(super) struct Upper {
 
 impl Upper {
     /// Opens the directories; what cannot be opened is told in the report.
-    pub(super) fn open(overlay: &OverlayLayers, place: &Place, report: &mut LiveReport) -> Self {
+    ///
+    /// # Errors
+    /// The merged tree cannot be opened.
+    pub(super) fn open(
+        overlay: &OverlayLayers,
+        place: &Place,
+        report: &mut LiveReport,
+    ) -> Result<Self, crate::tree::Error> {
+        let merged = Tree::open(&place.view(), false)?;
         let mut open = |path: &PathBuf| match tree_at(path) {
             Ok(tree) => Some(tree),
             Err(why) => {
@@ -57,7 +67,8 @@ impl Upper {
         let beneath = place.beneath.iter().map(&mut open).collect();
         let class = if overlay.user_xattrs { "user" } else { "trusted" };
         let name = |word: &str| format!("{class}.overlay.{word}").into_bytes();
-        Self {
+        Ok(Self {
+            merged,
             above,
             beneath,
             opaque: name("opaque"),
@@ -65,22 +76,21 @@ impl Upper {
             metacopy: name("metacopy"),
             makes_metacopy: overlay.metacopy,
             has_index: overlay.index,
-        }
+        })
     }
 
     /// Has the merged tree read once wherever an upper directory takes part in it.
     ///
     /// An overlay writes into upper directories that somebody else has filled when they are first seen: where they come
     /// from, and what is not so any more. In the audit that would look like somebody at work.
-    pub(super) fn settle(&self, merged: &Path) {
-        let Ok(merged) = Tree::open(merged, false) else { return };
+    pub(super) fn settle(&self) {
         let mut names = Names::default();
         for layer in self.above.iter().flatten() {
             let mut waiting = vec![Vec::new()];
             while let Some(path) = waiting.pop() {
                 let relative = path.strip_prefix(b"/").unwrap_or(&path);
                 // Whatever fails here will fail again where it is told.
-                if let Ok(dir) = merged.open_dir(relative) {
+                if let Ok(dir) = self.merged.open_dir(relative) {
                     let _ = names.read(&dir);
                 }
                 let Ok(dir) = layer.open_dir(relative) else { continue };
@@ -108,6 +118,13 @@ impl Upper {
         let mut explainer = Explainer { upper: self, fs: &fs, reader: Reader::new() };
         for difference in &mut tree.findings {
             difference.layer = explainer.maker_of(difference);
+            // Of what was there and has gone since, nothing is left to tell who made it.
+            if difference.layer.is_none()
+                && difference.kind == Kind::Extra
+                && !has(&self.merged, &difference.path)
+            {
+                difference.kind = Kind::Changing;
+            }
         }
         explainer.links(tree)?;
         if !options.only_security {
