@@ -252,6 +252,39 @@ fn root_the_file_itself_goes() {
     stage.assert_clean();
 }
 
+/// What a loop device shows is read below its cache, wherever in a file it begins, and when no name leads there.
+#[test]
+fn root_the_bytes_below_a_loop_device() {
+    require_mounts!();
+    let stage = Stage::new();
+    let seen = ["content /bin/tool [privileged] 0+4096", "content /bin/tool2 [privileged] 0+4096"];
+    let below = "file data 4096 /bin/tool /bin/tool2";
+
+    let _ = stage.sh("truncate -s 1M shifted; cat image.mkimg >>shifted");
+    let guard =
+        Mounted::new(&["-t", "erofs", "-o", "ro,loop,offset=1048576"], &stage.path("shifted"), &stage.point);
+    stage.verify(&[]).assert_healthy("at an offset");
+    let shifted = std::fs::OpenOptions::new().write(true).open(stage.path("shifted")).unwrap();
+    shifted.write_all_at(b"XYZ", (1 << 20) + 4106).unwrap();
+    stage.verify(&[]).assert("at an offset, read", 1, &[below]);
+    drop_caches();
+    stage.verify(&[]).assert("at an offset, forgotten", 1, &[seen[0], seen[1], below]);
+    shifted.set_len((1 << 20) + 40960).unwrap();
+    let verdict = stage.verify(&[]);
+    assert_eq!(verdict.code, Some(2), "{:?}", verdict.found);
+    assert!(verdict.found.contains(&"kernel backing-truncated".to_owned()), "{:?}", verdict.found);
+    drop(guard);
+
+    let guards = stage.mount_by("loop");
+    let open = std::fs::OpenOptions::new().write(true).open(&stage.image).unwrap();
+    let _ = stage.sh("cp image.mkimg copy; mv copy image.mkimg");
+    stage.verify(&[]).assert("a copy has its name", 1, &["kernel backing-replaced"]);
+    open.write_all_at(b"XYZ", 4106).unwrap();
+    stage.verify(&[]).assert("the real one changed", 1, &["kernel backing-replaced", below]);
+    drop(guards);
+    stage.assert_clean();
+}
+
 /// Files and directories that something is mounted on.
 #[test]
 fn root_mounts_inside() {

@@ -1,9 +1,11 @@
 //! What a writable overlay does to an image, operation by operation, as `mkimg verify MOUNTPOINT` tells it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use mkimg_tests::command::mkimg;
 use mkimg_tests::live::{Stage, Verdict, sh};
+use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
-use mkimg_tests::require;
+use mkimg_tests::{args, require};
 
 macro_rules! require_overlays {
     () => {
@@ -510,4 +512,85 @@ fn root_overlays_made_by_hand() {
     }
     stage.assert_clean();
     assert_eq!(failed, Vec::<&str>::new());
+}
+
+/// Directories whose names hurt, or that are not where they were.
+#[test]
+fn root_directories_of_an_overlay() {
+    require_overlays!();
+    let stage = Stage::new();
+    let odd = "a:b,c\\ d\n\u{e9}";
+    for options in [["--upper", odd, "--work", "work"], ["--upper", "upper", "--work", odd]] {
+        let _ = stage.sh("rm -rf upper work a*");
+        let guard = stage.mount(&options);
+        stage.verify(&[]).assert_healthy(options[1]);
+        let _ = sh(&stage.point, "chmod 600 etc/block");
+        // As it is shown: escaped.
+        let layer = if options[1] == odd { r"a:b,c\\ d\né" } else { "upper" };
+        stage.verify(&[]).assert(layer, 1, &[&format!("mode /etc/block metadata@{layer}")]);
+        drop(guard);
+    }
+    // The image at an odd place, and behind a symbolic link.
+    for (name, option) in [("l:o é", r"l\:o é"), ("real", "link")] {
+        let low = Mounted::adopt(&stage.path(name));
+        let top = Mounted::adopt(&stage.point);
+        let _ = stage.sh("rm -rf upper work; mkdir -p upper work; ln -sfn real link");
+        let _ = stage.sh(&format!("mkdir -p '{name}'"));
+        let _ = mkimg(args!["mount", stage.image, low.path()]).ok();
+        let _ = stage.sh(&format!(
+            "chmod --reference='{name}' upper; touch -r '{name}' upper
+             mount -t overlay -o \"lowerdir=$PWD/{option},upperdir=$PWD/upper,workdir=$PWD/work\" overlay mnt"
+        ));
+        stage.verify(&[]).assert_healthy(name);
+        drop(top);
+        drop(low);
+    }
+    let guards = stage.overlay();
+    let _ = sh(&stage.point, "chmod 600 etc/block");
+    for (what, away, back) in [
+        ("renamed", "mv upper kept", "mv kept upper"),
+        ("another", "mv upper kept; mkdir upper", "rmdir upper; mv kept upper"),
+        ("a copy", "mv upper kept; cp -a kept upper", "rm -r upper; mv kept upper"),
+        ("covered", "mount -t tmpfs -o mode=755 tmpfs upper", "umount upper"),
+    ] {
+        let _ = stage.sh(away);
+        let verdict = stage.verify(&[]);
+        verdict.assert(what, 2, &["mode /etc/block"]);
+        verdict.assert_unseen(what, "changes of the overlay: ");
+        // Nobody knows who did it.
+        let text = stage.text(&[]);
+        assert!(text.contains("/etc/block  mode 0644 -> 0600\n"), "{what}: {text}");
+        let _ = stage.sh(back);
+        stage.verify(&[]).assert(what, 1, &["mode /etc/block metadata@upper"]);
+    }
+    drop(guards);
+    stage.assert_clean();
+}
+
+/// The visible mount that an overlay was made over is gone, or something else is there now.
+#[test]
+fn root_an_overlay_whose_image_cannot_be_found() {
+    require_overlays!();
+    let stage = Stage::new();
+    let _ = stage.sh("mkdir t; echo x >t/x");
+    let another = stage.path("another");
+    let _ = mkimg(args!["build", format!("dir:{}", stage.path("t").display()), "-o", another]).ok();
+    for (what, script) in [("unmounted", "umount -l low"), ("moved", "mkdir -p away; mount --move low away")]
+    {
+        let guards = stage.by_hand(OVER, "");
+        let away = Mounted::adopt(&stage.path("away"));
+        let _ = stage.sh(script);
+        let done = mkimg(args!["verify", "--json", stage.point]).output().code(2);
+        assert!(done.error_line().contains("no overlay over exactly one"), "{what}: {}", done.err());
+        drop(away);
+        drop(guards);
+    }
+    // What came later at the same place is not below it.
+    let guards = stage.by_hand(OVER, "");
+    let _ = mkimg(args!["mount", another, stage.path("low")]).ok();
+    stage.verify(&[]).assert_healthy("another image on top of the lower one");
+    let _ = stage.sh("mount -t tmpfs tmpfs low");
+    stage.verify(&[]).assert_healthy("a tmpfs on top of the lower one");
+    drop(guards);
+    stage.assert_clean();
 }

@@ -99,10 +99,14 @@ fn tree_of(
         Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
         Err(error) => return cannot(report, format!("the records cannot be read: {error}")),
     }
-    let upper = place.overlay.as_ref().map(|overlay| Upper::open(overlay, place, report)).transpose()?;
-    if let Some(upper) = &upper {
-        upper.settle();
-    }
+    let upper = match &place.overlay {
+        Some(overlay) => {
+            let upper = Upper::open(overlay, place, options.tree.cross_mounts, report)?;
+            upper.settle();
+            Some(upper)
+        }
+        None => None,
+    };
     let mut tree = audit_tree(file, &place.view(), &options.tree)?;
     if let Some(upper) = &upper {
         upper.explain(file, &options.tree, &mut tree)?;

@@ -27,6 +27,9 @@ use crate::tree::{
     DIFFERENCES_MAX, Handle, Names, Reader, Stat, Tree, TreeOptions, TreeReport, is_replaced, join,
 };
 
+/// Attempts at looking at two directories while neither changes.
+const ATTEMPTS: usize = 16;
+
 /// The directories around an image. One that cannot be looked at is `None`.
 pub(super) struct Upper {
     /// What processes see.
@@ -52,9 +55,10 @@ impl Upper {
     pub(super) fn open(
         overlay: &OverlayLayers,
         place: &Place,
+        cross_mounts: bool,
         report: &mut LiveReport,
     ) -> Result<Self, crate::tree::Error> {
-        let merged = Tree::open(&place.view(), false)?;
+        let merged = Tree::open(&place.view(), cross_mounts)?;
         let mut open = |path: &PathBuf| match tree_at(path) {
             Ok(tree) => Some(tree),
             Err(why) => {
@@ -63,8 +67,19 @@ impl Upper {
                 None
             }
         };
-        let above = place.above.iter().map(&mut open).collect();
+        let mut above: Vec<Option<Tree>> = place.above.iter().map(&mut open).collect();
         let beneath = place.beneath.iter().map(&mut open).collect();
+        if let Some(top @ Some(_)) = above.first_mut()
+            && top.as_ref().is_some_and(|top| !is_top(top, &merged))
+        {
+            *top = None;
+            let path = place.above.first().map(|path| escape(path.as_os_str().as_encoded_bytes()));
+            let path = path.unwrap_or_default();
+            report
+                .unseen
+                .push(format!("changes of the overlay: {path} is not the directory that is mounted"));
+            report.layers_seen = false;
+        }
         let class = if overlay.user_xattrs { "user" } else { "trusted" };
         let name = |word: &str| format!("{class}.overlay.{word}").into_bytes();
         Ok(Self {
@@ -147,6 +162,22 @@ fn tree_at(path: &Path) -> Result<Tree, String> {
         return Err(format!("the path {path} means something to whoever mounted it alone"));
     }
     Tree::open(path, true).map_err(|error| error.to_string())
+}
+
+/// Whether a directory is the topmost of an overlay: the root of the overlay shows its attributes. The time of change is
+/// one that nobody can set.
+fn is_top(layer: &Tree, merged: &Tree) -> bool {
+    let root = |tree: &Tree| tree.open_dir_path(b"").and_then(Stat::of).ok();
+    for _ in 0..ATTEMPTS {
+        let (Some(before), Some(shown), Some(after)) = (root(layer), root(merged), root(layer)) else {
+            return false;
+        };
+        if before.is_unchanged(&after) {
+            return shown.mirrors(&before);
+        }
+    }
+    // Somebody is at work in both.
+    true
 }
 
 struct Explainer<'a, R> {
