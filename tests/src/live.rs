@@ -125,6 +125,16 @@ impl Stage {
         file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
     }
 
+    /// Exactly this is found, with any number of threads, and of that what `--only security` keeps.
+    pub fn assert_found(&self, what: &str, found: &[&str]) {
+        let unread = found.iter().any(|line| line.starts_with("unreadable "));
+        let code = |found: &[&str]| if unread { 2 } else { i32::from(!found.is_empty()) };
+        self.verify(&[]).assert(what, code(found), found);
+        self.verify(&["--threads", "1"]).assert(what, code(found), found);
+        let kept: Vec<&str> = found.iter().copied().filter(|line| is_kept(line)).collect();
+        self.verify(&["--only", "security"]).assert(what, code(&kept), &kept);
+    }
+
     /// Nothing of the test is left in the kernel.
     pub fn assert_clean(&self) {
         assert_eq!(loops_behind(&self.image), Vec::<String>::new(), "loop devices left behind");
@@ -149,6 +159,13 @@ pub fn sh(dir: &Path, script: &str) -> Finished {
 pub fn drop_caches() {
     rustix::fs::sync();
     std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+}
+
+/// Whether `--only security` keeps a line of a [`Verdict`]: what gives power, and what hides anything.
+fn is_kept(line: &str) -> bool {
+    let hides = ["mount ", "changing ", "unreadable ", "image ", "kernel ", "file "];
+    let powers = ["[set-id]", "[capability]", "[device]", "[privileged]"];
+    hides.iter().any(|kind| line.starts_with(kind)) || powers.iter().any(|word| line.contains(word))
 }
 
 /// The JSON report of an audit.

@@ -1,9 +1,8 @@
 //! What a writable overlay does to an image, operation by operation, as `mkimg verify MOUNTPOINT` tells it.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::mkimg;
-use mkimg_tests::live::{Stage, Verdict, sh};
-use mkimg_tests::mount::Mounted;
+use mkimg_tests::command::{mkimg_path, tool};
+use mkimg_tests::live::{Stage, sh};
 use mkimg_tests::need::Need;
 use mkimg_tests::{args, require};
 
@@ -12,9 +11,6 @@ macro_rules! require_overlays {
         require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop)
     };
 }
-
-/// Options of an overlay made by hand.
-const OVER: &str = "lowerdir=@/low,upperdir=@/upper,workdir=@/work";
 
 /// What is done through an overlay of mkimg, and all that is found then.
 struct Row(&'static str, &'static str, &'static [&'static str]);
@@ -287,27 +283,6 @@ const CHANGES: &[Row] = &[
     ),
 ];
 
-/// What `--only security` keeps: what gives power, and what hides anything.
-fn kept(found: &[&'static str]) -> Vec<&'static str> {
-    let hides = ["mount ", "changing ", "unreadable ", "image ", "kernel ", "file "];
-    let keeps = |line: &&&str| {
-        line.ends_with(']') || line.contains("] ") || hides.iter().any(|kind| line.starts_with(kind))
-    };
-    found.iter().filter(keeps).copied().collect()
-}
-
-/// Exactly this is found, twice, and of that what `--only security` keeps.
-fn assert_found(stage: &Stage, what: &str, found: &[&'static str]) -> Verdict {
-    let unread = found.iter().any(|line| line.starts_with("unreadable "));
-    let code = |found: &[&str]| if unread { 2 } else { i32::from(!found.is_empty()) };
-    let verdict = stage.verify(&[]);
-    verdict.assert(what, code(found), found);
-    stage.verify(&["--threads", "1"]).assert(what, code(found), found);
-    let kept = kept(found);
-    stage.verify(&["--only", "security"]).assert(what, code(&kept), &kept);
-    verdict
-}
-
 #[test]
 fn root_every_change_is_told() {
     require_overlays!();
@@ -316,7 +291,7 @@ fn root_every_change_is_told() {
     for Row(what, script, found) in CHANGES {
         let guard = stage.overlay();
         let _ = sh(&stage.point, script);
-        let check = || assert_found(&stage, what, found);
+        let check = || stage.assert_found(what, found);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err() {
             failed.push(*what);
         }
@@ -328,269 +303,66 @@ fn root_every_change_is_told() {
     assert_eq!(failed, Vec::<&str>::new());
 }
 
-/// Options of an overlay made by hand, what its directories are filled with before, what is done through it, and what
-/// is found.
-struct Made(&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
-
-const MADE: &[Made] = &[
-    Made("plain", OVER, "", "", &[]),
-    Made("xino", "xino=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made("everything on", "metacopy=on,redirect_dir=on,index=on,xino=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made("userxattr", "userxattr,lowerdir=@/low,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made("volatile", "volatile,lowerdir=@/low,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made("read-only, image lowest", "lowerdir=@/one:@/two:@/low", "", "", &[]),
-    Made("read-only, image in the middle", "lowerdir=@/one:@/low:@/two", "", "", &[]),
-    Made("read-only, image on top", "lowerdir=@/low:@/one", "", "", &[]),
-    Made("image lowest", "lowerdir=@/one:@/two:@/low,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made("image in the middle", "lowerdir=@/one:@/low:@/two,upperdir=@/upper,workdir=@/work", "", "", &[]),
-    Made(
-        "what each layer does",
-        "lowerdir=@/one:@/low:@/two,upperdir=@/upper,workdir=@/work",
-        "mkdir one/opt two/opt two/srv two/etc; echo 1 >one/opt/a; echo 2 >two/opt/b; echo 2 >two/srv/c
-         echo 2 >two/etc/block; echo 2 >two/etc/more; : >two/srv/su; chmod 4755 two/srv/su",
-        "echo u >opt/c; rm opt/b",
-        &[
-            "extra /etc/more added@two",
-            "extra /opt added@upper",
-            "extra /opt/a added@one",
-            "extra /opt/c added@upper",
-            "extra /srv added@two",
-            "extra /srv/c added@two",
-            "extra /srv/su added@two [set-id]",
-        ],
-    ),
-    Made(
-        "deleted by a lower directory",
-        "lowerdir=@/one:@/low,upperdir=@/upper,workdir=@/work",
-        "cp -a low/etc one/etc; rm one/etc/*; mknod one/etc/small c 0 0; touch -r low/etc one/etc",
-        "",
-        &["missing /etc/small deleted@one"],
-    ),
-    Made(
-        "whiteout of what the image has not",
-        OVER,
-        "mknod upper/nothing c 0 0",
-        "",
-        &[],
-    ),
-    Made(
-        "xattr whiteout",
-        "lowerdir=@/one:@/low,upperdir=@/upper,workdir=@/work",
-        "cp -a low/etc one/etc; rm one/etc/*; : >one/etc/small; touch -r low/etc one/etc
-         setfattr -n trusted.overlay.whiteout -v y one/etc/small; setfattr -n trusted.overlay.opaque -v x one/etc",
-        "",
-        &["missing /etc/small deleted@one"],
-    ),
-    Made(
-        "planted: opaque",
-        OVER,
-        "mkdir -p upper/var/lib; setfattr -n trusted.overlay.opaque -v y upper/var/lib
-         touch -r low/var/lib upper/var/lib; touch -r low/var upper/var",
-        "",
-        &[
-            "missing /var/lib/state deleted@upper",
-            "missing /var/lib/state/new deleted@upper",
-            "opaque /var/lib opaque@upper",
-        ],
-    ),
-    Made(
-        "planted: redirect of a directory",
-        OVER,
-        "cp -a low/etc upper/etc; rm upper/etc/*; touch -r low/etc upper/etc
-         mknod upper/bin c 0 0; setfattr -n trusted.overlay.redirect -v /bin upper/etc",
-        "",
-        &[
-            "extra /etc/server added@upper [capability]",
-            "extra /etc/sh added@upper",
-            "extra /etc/tool added@upper [set-id]",
-            "extra /etc/tool2 added@upper [set-id]",
-            "missing /bin deleted@upper",
-            "missing /bin/server deleted@upper",
-            "missing /bin/sh deleted@upper",
-            "missing /bin/tool deleted@upper",
-            "missing /bin/tool2 deleted@upper",
-            "missing /etc/block deleted@upper",
-            "missing /etc/empty deleted@upper",
-            "missing /etc/far deleted@upper",
-            "missing /etc/long deleted@upper",
-            "missing /etc/small deleted@upper",
-            "redirect /etc redirect@upper",
-        ],
-    ),
-    Made(
-        "planted: content of another file",
-        "metacopy=on,redirect_dir=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "cp -a low/etc upper/etc; rm upper/etc/*; mknod upper/etc/far c 0 0
-         truncate -s 4096 upper/etc/block; touch -r low/etc/block upper/etc/block; touch -r low/etc upper/etc
-         setfattr -n trusted.overlay.metacopy upper/etc/block
-         setfattr -n trusted.overlay.redirect -v /etc/far upper/etc/block",
-        "",
-        &[
-            // The 13 bytes of the other file end before there is anything to compare.
-            "content /etc/block content@upper",
-            "missing /etc/far deleted@upper",
-            "redirect /etc/block redirect@upper",
-        ],
-    ),
-    Made(
-        "planted: metadata alone, in an overlay that does not make it",
-        OVER,
-        "cp -a low/etc upper/etc; rm upper/etc/*; cp -a low/etc/block upper/etc/block; touch -r low/etc upper/etc
-         setfattr -n trusted.overlay.metacopy upper/etc/block",
-        "",
-        // The kernel does not open such a file.
-        &["metacopy /etc/block metacopy@upper", "unreadable /etc/block"],
-    ),
-    Made(
-        "private attributes of another class mean nothing",
-        "userxattr,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "cp -a low/var/lib upper/lib; setfattr -n trusted.overlay.opaque -v y upper/lib",
-        "",
-        &["extra /lib added@upper", "extra /lib/state added@upper", "extra /lib/state/new added@upper"],
-    ),
-    Made(
-        "directory renamed",
-        "redirect_dir=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "",
-        "mv var/lib var/moved; echo x >var/moved/x",
-        &[
-            "extra /var/moved added@upper",
-            "extra /var/moved/state added@upper",
-            "extra /var/moved/state/new added@upper",
-            "extra /var/moved/x added@upper",
-            "missing /var/lib deleted@upper",
-            "missing /var/lib/state deleted@upper",
-            "missing /var/lib/state/new deleted@upper",
-            "mtime /var metadata@upper",
-            "redirect /var/moved redirect@upper",
-        ],
-    ),
-    Made(
-        "mode alone copied up",
-        "metacopy=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "",
-        "chmod 600 etc/block",
-        &["mode /etc/block metadata@upper"],
-    ),
-    Made("hard links that stay", "index=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work", "", "exec 3<>bin/tool", &[]),
-    Made(
-        "content of hard links that stay",
-        "index=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "",
-        "printf X >>bin/tool2; chmod 4755 bin/tool2",
-        &[
-            "mtime /bin/tool metadata@upper",
-            "mtime /bin/tool2 metadata@upper",
-            "size /bin/tool content@upper [privileged] 20000+1",
-            "size /bin/tool2 content@upper [privileged] 20000+1",
-        ],
-    ),
-    Made(
-        "hard link deleted, others stay",
-        "index=on,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
-        "",
-        "rm bin/tool2",
-        &["missing /bin/tool2 deleted@upper", "mtime /bin metadata@upper"],
-    ),
-];
-
+/// The longest name, and a path that is as long as the system takes.
 #[test]
-fn root_overlays_made_by_hand() {
+fn root_long_names() {
     require_overlays!();
     let stage = Stage::new();
-    let mut failed = Vec::new();
-    for Made(what, options, before, script, found) in MADE {
-        let check = || {
-            let guards = stage.by_hand(options, before);
-            let _ = sh(&stage.point, script);
-            assert_found(&stage, what, found);
-            drop(guards);
-        };
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err() {
-            failed.push(*what);
-        }
-    }
-    stage.assert_clean();
-    assert_eq!(failed, Vec::<&str>::new());
-}
-
-/// Directories whose names hurt, or that are not where they were.
-#[test]
-fn root_directories_of_an_overlay() {
-    require_overlays!();
-    let stage = Stage::new();
-    let odd = "a:b,c\\ d\n\u{e9}";
-    for options in [["--upper", odd, "--work", "work"], ["--upper", "upper", "--work", odd]] {
-        let _ = stage.sh("rm -rf upper work a*");
-        let guard = stage.mount(&options);
-        stage.verify(&[]).assert_healthy(options[1]);
-        let _ = sh(&stage.point, "chmod 600 etc/block");
-        // As it is shown: escaped.
-        let layer = if options[1] == odd { r"a:b,c\\ d\né" } else { "upper" };
-        stage.verify(&[]).assert(layer, 1, &[&format!("mode /etc/block metadata@{layer}")]);
-        drop(guard);
-    }
-    // The image at an odd place, and behind a symbolic link.
-    for (name, option) in [("l:o é", r"l\:o é"), ("real", "link")] {
-        let low = Mounted::adopt(&stage.path(name));
-        let top = Mounted::adopt(&stage.point);
-        let _ = stage.sh("rm -rf upper work; mkdir -p upper work; ln -sfn real link");
-        let _ = stage.sh(&format!("mkdir -p '{name}'"));
-        let _ = mkimg(args!["mount", stage.image, low.path()]).ok();
-        let _ = stage.sh(&format!(
-            "chmod --reference='{name}' upper; touch -r '{name}' upper
-             mount -t overlay -o \"lowerdir=$PWD/{option},upperdir=$PWD/upper,workdir=$PWD/work\" overlay mnt"
-        ));
-        stage.verify(&[]).assert_healthy(name);
-        drop(top);
-        drop(low);
-    }
-    let guards = stage.overlay();
-    let _ = sh(&stage.point, "chmod 600 etc/block");
-    for (what, away, back) in [
-        ("renamed", "mv upper kept", "mv kept upper"),
-        ("another", "mv upper kept; mkdir upper", "rmdir upper; mv kept upper"),
-        ("a copy", "mv upper kept; cp -a kept upper", "rm -r upper; mv kept upper"),
-        ("covered", "mount -t tmpfs -o mode=755 tmpfs upper", "umount upper"),
-    ] {
-        let _ = stage.sh(away);
-        let verdict = stage.verify(&[]);
-        verdict.assert(what, 2, &["mode /etc/block"]);
-        verdict.assert_unseen(what, "changes of the overlay: ");
-        // Nobody knows who did it.
-        let text = stage.text(&[]);
-        assert!(text.contains("/etc/block  mode 0644 -> 0600\n"), "{what}: {text}");
-        let _ = stage.sh(back);
-        stage.verify(&[]).assert(what, 1, &["mode /etc/block metadata@upper"]);
-    }
-    drop(guards);
+    let guard = stage.overlay();
+    let name = "n".repeat(255);
+    let deep: Vec<String> =
+        (1..=16).map(|depth| format!("/opt{}", format!("/{}", "d".repeat(246)).repeat(depth))).collect();
+    // The path of the mount point comes on top: made step by step.
+    let script = format!(
+        ": >etc/{name}; mkdir opt; cd opt; for step in $(seq 16); do mkdir {0}; cd -P {0}; done; : >file",
+        "d".repeat(246)
+    );
+    let _ = sh(&stage.point, &script);
+    let mut found = vec![format!("extra /etc/{name} added@upper")];
+    found.extend(
+        ["mtime / metadata@upper", "mtime /etc metadata@upper", "extra /opt added@upper"].map(str::to_owned),
+    );
+    found.extend(deep.iter().map(|path| format!("extra {path} added@upper")));
+    found.push(format!("extra {}/file added@upper", deep.last().unwrap()));
+    let found: Vec<&str> = found.iter().map(String::as_str).collect();
+    assert!(deep.last().unwrap().len() > 3900);
+    stage.verify(&[]).assert("long names", 1, &found);
+    drop(guard);
     stage.assert_clean();
 }
 
-/// The visible mount that an overlay was made over is gone, or something else is there now.
+/// Of very many changes the first are told, the others are counted, and none that gives power is lost.
 #[test]
-fn root_an_overlay_whose_image_cannot_be_found() {
+fn root_very_many_changes() {
     require_overlays!();
+    require!(Need::Tool("python3"));
     let stage = Stage::new();
-    let _ = stage.sh("mkdir t; echo x >t/x");
-    let another = stage.path("another");
-    let _ = mkimg(args!["build", format!("dir:{}", stage.path("t").display()), "-o", another]).ok();
-    for (what, script) in [("unmounted", "umount -l low"), ("moved", "mkdir -p away; mount --move low away")]
-    {
-        let guards = stage.by_hand(OVER, "");
-        let away = Mounted::adopt(&stage.path("away"));
-        let _ = stage.sh(script);
-        let done = mkimg(args!["verify", "--json", stage.point]).output().code(2);
-        assert!(done.error_line().contains("no overlay over exactly one"), "{what}: {}", done.err());
-        drop(away);
-        drop(guards);
-    }
-    // What came later at the same place is not below it.
-    let guards = stage.by_hand(OVER, "");
-    let _ = mkimg(args!["mount", another, stage.path("low")]).ok();
-    stage.verify(&[]).assert_healthy("another image on top of the lower one");
-    let _ = stage.sh("mount -t tmpfs tmpfs low");
-    stage.verify(&[]).assert_healthy("a tmpfs on top of the lower one");
-    drop(guards);
+    let guard = stage.overlay();
+    let script = "mkdir opt; for dir in $(seq 100 299); do mkdir opt/$dir; (cd opt/$dir; seq -f '%03g' 100 | xargs touch); done
+        chmod 4755 opt/299/100";
+    let _ = sh(&stage.point, script);
+    let program = "import os, sys
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))";
+    let done =
+        tool("python3", args!["-c", program, mkimg_path(), "verify", "--json", stage.point]).output().code(1);
+    let out = done.out();
+    let lines: Vec<&str> = out.lines().collect();
+    let [findings @ .., summary, peak] = lines.as_slice() else { panic!("{out}") };
+    assert_eq!(findings.len(), 10_000);
+    assert!(
+        findings[0].contains("\"/opt/299/100\"") && findings[0].contains("\"set-id\""),
+        "{}",
+        findings[0]
+    );
+    assert!(findings.iter().all(|line| line.contains("\"layer\":")));
+    // The root, /opt, its 200 directories, and 100 files in each.
+    assert!(summary.contains("\"findings\":20202,"), "{summary}");
+    let peak: u64 = peak.parse().unwrap();
+    eprintln!("20,000 new files: peak {peak} KiB");
+    assert!(peak < 64 << 10, "peak {peak} KiB");
+    drop(guard);
     stage.assert_clean();
 }
