@@ -6,7 +6,7 @@ use mkimg_tests::listing::Listing;
 use mkimg_tests::live::{Stage, Verdict, WAYS, drop_caches, sh};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
-use mkimg_tests::{args, require};
+use mkimg_tests::{args, images, require};
 use std::os::unix::fs::FileExt;
 
 macro_rules! require_mounts {
@@ -110,6 +110,61 @@ fn root_data_changed_below_a_mount() {
         drop_caches();
         stage.verify(&[]).assert(&format!("{way}: forgotten"), 1, &seen);
         stage.flip(4106);
+        drop(guards);
+    }
+    stage.assert_clean();
+}
+
+/// Below an overlay, what was done to the image is told from what the overlay did.
+#[test]
+fn root_data_changed_below_a_changed_overlay() {
+    require_mounts!();
+    let stage = Stage::new();
+    let whole = std::fs::read(&stage.image).unwrap();
+    let block = images::pattern(4096, 2);
+    let block = whole.chunks_exact(4096).position(|found| found == block).unwrap() as u64 * 4096;
+    let by_tool = "file data 4096 /bin/tool /bin/tool2";
+    let by_block = format!("file data {block} /etc/block");
+    let options = "lowerdir=@/low,upperdir=@/upper,workdir=@/work";
+    for (what, mount) in [
+        ("overlay", None),
+        ("by hand", Some(options.to_owned())),
+        ("data left below", Some(format!("metacopy=on,{options}"))),
+    ] {
+        let guards = match &mount {
+            None => vec![stage.overlay()],
+            Some(options) => stage.by_hand(options, "").into(),
+        };
+        let script = "chmod 600 etc/block; echo x >>bin/server; rm etc/small; exec 3<>bin/tool2";
+        let _ = sh(&stage.point, script);
+        stage.flip(4106);
+        stage.flip(block + 5);
+        drop_caches();
+        let mut found = vec![
+            "content /bin/tool [privileged] 0+4096",
+            "links /bin/tool metadata@upper",
+            "links /bin/tool2 metadata@upper",
+            "missing /etc/small deleted@upper",
+            "mode /etc/block metadata@upper",
+            "mtime /bin/server metadata@upper",
+            "mtime /etc metadata@upper",
+            "size /bin/server content@upper 5000+1",
+            "xattr /bin/server metadata@upper",
+            by_tool,
+            &by_block,
+        ];
+        if what == "data left below" {
+            found.push("content /etc/block 0+4096");
+        }
+        stage.verify(&[]).assert(what, 1, &found);
+        let text = stage.text(&[]);
+        let blamed = text.lines().filter(|line| line.ends_with("[not by the overlay]"));
+        let blamed: Vec<&str> = blamed.map(|line| line.split_whitespace().nth(2).unwrap()).collect();
+        let wanted: &[&str] =
+            if what == "data left below" { &["/bin/tool", "/etc/block"] } else { &["/bin/tool"] };
+        assert_eq!(blamed, wanted, "{text}");
+        stage.flip(4106);
+        stage.flip(block + 5);
         drop(guards);
     }
     stage.assert_clean();

@@ -135,10 +135,11 @@ fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Opti
 /// What dm-verity says of what it has read so far, and whether it checks what it should.
 fn verity_of(place: &Place, report: &mut LiveReport) {
     let Backing::Dm { name, .. } = &place.image.backing else { return };
+    let shown = mkimg_format::erofs::escape(name.as_bytes());
     match dm::status(name) {
         Ok(status) if status.starts_with('C') => report.problem(
             ProblemKind::VerityCorrupted,
-            format!("dm-verity device {name} has met blocks that do not match their hash since it was made"),
+            format!("dm-verity device {shown} has met blocks that do not match their hash since it was made"),
         ),
         Ok(_) => {}
         Err(error) => report.unseen.push(format!("the state of dm-verity: {error}")),
@@ -149,12 +150,12 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
                 matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
             });
             if let Some(word) = weak {
-                let text = format!("dm-verity device {name} was made with {word}");
+                let text = format!("dm-verity device {shown} was made with {word}");
                 report.problem(ProblemKind::VerityOptions, text);
             }
             let own = report.root_hash().map(|root| mkimg_format::hex(&root));
             if own.is_some_and(|own| own != table.root_hash) {
-                let text = format!("dm-verity device {name} checks against root hash {}", table.root_hash);
+                let text = format!("dm-verity device {shown} checks against root hash {}", table.root_hash);
                 report.problem(ProblemKind::VerityRoot, text);
             }
         }

@@ -83,7 +83,7 @@ impl Place {
         let image = match &self.image.backing {
             Backing::File => "EROFS straight from the file".to_owned(),
             Backing::Loop(number) => format!("EROFS on loop{number}"),
-            Backing::Dm { name, .. } => format!("EROFS on dm-verity device {name}"),
+            Backing::Dm { name, .. } => format!("EROFS on dm-verity device {}", escape(name.as_bytes())),
             _ => "EROFS on a block device".to_owned(),
         };
         if self.overlay.is_some() { format!("overlay over {image}") } else { image }

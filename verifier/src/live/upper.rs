@@ -193,7 +193,8 @@ impl<R: ReadAt> Explainer<'_, R> {
         if matches!(difference.kind, Kind::Mount | Kind::Unreadable | Kind::Image) {
             return None;
         }
-        self.maker(&difference.path).or_else(|| {
+        let of_data = matches!(difference.kind, Kind::Content | Kind::Size);
+        self.maker(&difference.path, of_data).or_else(|| {
             let has = |layer: &Option<Tree>| layer.as_ref().is_some_and(|layer| has(layer, &difference.path));
             // Whatever the image has too hides what is below it.
             let index = self.upper.beneath.iter().position(has).filter(|_| difference.kind == Kind::Extra)?;
@@ -201,24 +202,27 @@ impl<R: ReadAt> Explainer<'_, R> {
         })
     }
 
-    /// The topmost directory above the image that decides what is seen at a path.
-    fn maker(&mut self, path: &[u8]) -> Option<usize> {
+    /// The topmost directory above the image that decides what is seen at a path, or what data a file there has.
+    fn maker(&mut self, path: &[u8], of_data: bool) -> Option<usize> {
         let above = &self.upper.above;
-        above.iter().position(|layer| layer.as_ref().is_some_and(|layer| self.decides(layer, path)))
+        above.iter().position(|layer| layer.as_ref().is_some_and(|layer| self.decides(layer, path, of_data)))
     }
 
     /// Whether an upper directory has a path, or hides what is below it.
-    fn decides(&mut self, layer: &Tree, path: &[u8]) -> bool {
+    fn decides(&mut self, layer: &Tree, path: &[u8], of_data: bool) -> bool {
         let Ok(mut dir) = layer.open_dir_path(b"") else { return false };
         let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
         while let Some(name) = names.next() {
             let Ok(fd) = layer.open_path(&dir, name) else { return false };
             let Ok(stat) = Stat::of(&fd) else { return false };
+            let redirects = self.value(&fd, &self.upper.redirect).is_some();
+            if names.peek().is_none() {
+                // A file of metadata alone shows the data below it, unless it leads elsewhere.
+                let shows_below = of_data && self.value(&fd, &self.upper.metacopy).is_some() && !redirects;
+                return !shows_below;
+            }
             // A deleted name is no directory either.
-            let hides = stat.file_type() != Some(FileType::Dir)
-                || self.is_opaque(&fd)
-                || self.value(&fd, &self.upper.redirect).is_some();
-            if hides || names.peek().is_none() {
+            if stat.file_type() != Some(FileType::Dir) || redirects || self.is_opaque(&fd) {
                 return true;
             }
             dir = fd;
@@ -252,7 +256,7 @@ impl<R: ReadAt> Explainer<'_, R> {
         for entry in self.fs.walk() {
             let entry = entry?;
             if let Some(maker @ None) = makers.get_mut(&entry.inode.nid) {
-                *maker = self.maker(&entry.path);
+                *maker = self.maker(&entry.path, false);
             }
         }
         for (difference, nid) in open {
