@@ -378,6 +378,34 @@ fn root_mounts_inside() {
     stage.assert_clean();
 }
 
+/// Of an overlay, what is behind a mount inside it is not by the overlay, though it changed the same paths.
+#[test]
+fn root_mounts_inside_a_changed_overlay() {
+    require_mounts!();
+    let stage = Stage::new();
+    let guard = stage.overlay();
+    let _ = stage
+        .sh("echo other >other; chmod 600 mnt/etc/block; rm mnt/var/lib/state/new; chmod 600 mnt/etc/far
+         mount --bind other mnt/etc/block; mount -t tmpfs -o mode=755 tmpfs mnt/var/lib");
+    stage.verify(&["--ignore", "mtime"]).assert(
+        "not entered",
+        1,
+        &["mode /etc/far metadata@upper", "mount /etc/block", "mount /var/lib"],
+    );
+    stage.verify(&["--ignore", "mtime", "--cross-mounts"]).assert(
+        "entered",
+        1,
+        &[
+            "missing /var/lib/state",
+            "missing /var/lib/state/new",
+            "mode /etc/far metadata@upper",
+            "size /etc/block 0+1",
+        ],
+    );
+    drop(guard);
+    stage.assert_clean();
+}
+
 /// Mounts that hide all of an image.
 #[test]
 fn root_mounts_on_top() {

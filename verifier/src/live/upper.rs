@@ -34,6 +34,8 @@ const ATTEMPTS: usize = 16;
 pub(super) struct Upper {
     /// What processes see.
     merged: Tree,
+    /// Number of its mount, if others inside it are entered as well.
+    crossed: Option<u64>,
     /// Those above it, topmost first.
     above: Vec<Option<Tree>>,
     /// Those below it.
@@ -82,8 +84,10 @@ impl Upper {
         }
         let class = if overlay.user_xattrs { "user" } else { "trusted" };
         let name = |word: &str| format!("{class}.overlay.{word}").into_bytes();
+        let crossed = merged.open_dir_path(b"").and_then(Stat::of).ok().filter(|_| cross_mounts);
         Ok(Self {
             merged,
+            crossed: crossed.map(|root| root.mount()),
             above,
             beneath,
             opaque: name("opaque"),
@@ -190,7 +194,9 @@ impl<R: ReadAt> Explainer<'_, R> {
     /// The directory that made a difference.
     fn maker_of(&mut self, difference: &Difference) -> Option<usize> {
         // These are not about what is in any directory.
-        if matches!(difference.kind, Kind::Mount | Kind::Unreadable | Kind::Image) {
+        if matches!(difference.kind, Kind::Mount | Kind::Unreadable | Kind::Image)
+            || self.upper.crossed.is_some_and(|mount| is_behind(&self.upper.merged, mount, &difference.path))
+        {
             return None;
         }
         let of_data = matches!(difference.kind, Kind::Content | Kind::Size);
@@ -336,6 +342,19 @@ impl<R: ReadAt> Explainer<'_, R> {
         let value = self.reader.value(Handle::Path(fd.as_fd()), name).ok()?;
         value.map(<[u8]>::to_vec)
     }
+}
+
+/// Whether what is nearest to a path of a tree is seen through another mount than `mount`.
+fn is_behind(tree: &Tree, mount: u64, mut path: &[u8]) -> bool {
+    let Ok(root) = tree.open_dir_path(b"") else { return false };
+    while let Some(relative) = path.strip_prefix(b"/").filter(|relative| !relative.is_empty()) {
+        if let Ok(stat) = tree.open_path(&root, relative).and_then(Stat::of) {
+            return stat.mount() != mount;
+        }
+        let slash = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        path = path.get(..slash).unwrap_or_default();
+    }
+    false
 }
 
 /// Whether a directory has a path, and no symbolic link on the way.
