@@ -107,6 +107,19 @@ const CHANGES: &[Row] = &[
     ),
     Row("set-id", "chmod 4755 bin/server", &["mode /bin/server metadata@upper [set-id]"]),
     Row("set-group-id", "chmod 2644 etc/block", &["mode /etc/block metadata@upper [set-id]"]),
+    Row(
+        "set-id file for more",
+        "chmod 4777 bin/tool",
+        &["links /bin/tool2 metadata@upper", "mode /bin/tool metadata@upper [privileged]"],
+    ),
+    Row(
+        "set-id file for fewer",
+        "chmod 4700 bin/tool",
+        &["links /bin/tool2 metadata@upper", "mode /bin/tool metadata@upper"],
+    ),
+    Row("device for more", "chmod 666 dev/disk", &["mode /dev/disk metadata@upper [device]"]),
+    Row("device for fewer", "chmod 600 dev/disk", &["mode /dev/disk metadata@upper"]),
+    Row("device of somebody else", "chown 7 dev/disk", &["uid /dev/disk metadata@upper [device]"]),
     Row("set-id of a directory", "chmod 2755 var/lib", &["mode /var/lib metadata@upper"]),
     Row(
         "new set-id file",
