@@ -219,3 +219,64 @@ fn has_header(path: &Path) -> bool {
     }
     path.is_absolute() && open_image(path).is_ok_and(|file| read(&file).unwrap_or(false))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What is behind the overlay at `/m` of a list of mounts.
+    fn at_m(mountinfo: &str) -> Option<Behind> {
+        let entries = mountinfo::parse(mountinfo.as_bytes()).unwrap();
+        let overlay = entries.iter().find(|entry| entry.fstype == "overlay").unwrap();
+        behind(overlay, &entries)
+    }
+
+    #[test]
+    fn the_image_behind_an_overlay() {
+        const A: &str = "10 1 0:40 / /low ro - erofs /a.img ro\n";
+        const OVER: &str = "11 1 0:41 / /m rw - overlay o rw,lowerdir=/low,upperdir=/u,workdir=/w\n";
+        for (what, list, image) in [
+            ("one", [A, OVER].concat(), Some("/a.img")),
+            ("in the order of the tree", [OVER, A].concat(), Some("/a.img")),
+            ("something else before", ["9 1 0:39 / /low rw - tmpfs t rw\n", OVER, A].concat(), None),
+            (
+                "something else later",
+                [A, OVER, "12 10 0:42 / /low ro - erofs /b.img ro\n"].concat(),
+                Some("/a.img"),
+            ),
+            (
+                "over its own lower directory",
+                "10 1 0:40 / /m ro - erofs /a.img ro\n11 10 0:41 / /m rw - overlay o rw,lowerdir=/m,upperdir=/u\n"
+                    .to_owned(),
+                Some("/a.img"),
+            ),
+            ("a part", ["10 1 0:40 /x /low ro - erofs /a.img ro\n", OVER].concat(), None),
+            ("none", OVER.to_owned(), None),
+            ("a relative path", [A, "11 1 0:41 / /m rw - overlay o rw,lowerdir=low\n"].concat(), None),
+            (
+                "two",
+                [
+                    A,
+                    "12 1 0:42 / /b ro - erofs /b.img ro\n",
+                    "13 1 0:43 / /m ro - overlay o ro,lowerdir=/low:/b\n",
+                ]
+                .concat(),
+                None,
+            ),
+        ] {
+            let found = at_m(&list);
+            assert_eq!(found.as_ref().map(|found| found.image.image.as_path()), image.map(Path::new), "{what}");
+            assert!(found.is_none_or(|found| found.lower_mount == 10), "{what}");
+        }
+    }
+
+    #[test]
+    fn directories_above_and_below_the_image() {
+        let list = "10 1 0:40 / /low ro - erofs /a.img ro\n\
+            11 1 0:41 / /m rw - overlay o rw,lowerdir=/one:/two:/low:/three,upperdir=/u,workdir=/w\n";
+        let found = at_m(list).unwrap();
+        assert_eq!(found.above, ["/u", "/one", "/two"].map(PathBuf::from));
+        assert_eq!(found.beneath, ["/three"].map(PathBuf::from));
+    }
+}

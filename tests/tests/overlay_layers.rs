@@ -82,6 +82,18 @@ const MADE: &[Made] = &[
         ],
     ),
     Made(
+        "planted: opaque, of the class that users may set",
+        "userxattr,lowerdir=@/low,upperdir=@/upper,workdir=@/work",
+        "mkdir -p upper/var/lib; setfattr -n user.overlay.opaque -v y upper/var/lib
+         touch -r low/var/lib upper/var/lib; touch -r low/var upper/var",
+        "",
+        &[
+            "missing /var/lib/state deleted@upper",
+            "missing /var/lib/state/new deleted@upper",
+            "opaque /var/lib opaque@upper",
+        ],
+    ),
+    Made(
         "planted: redirect of a directory",
         OVER,
         "cp -a low/etc upper/etc; rm upper/etc/*; touch -r low/etc upper/etc

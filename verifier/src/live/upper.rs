@@ -15,6 +15,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, FileType, Nid, escape};
@@ -105,7 +106,7 @@ impl Upper {
     pub(super) fn settle(&self) {
         let mut names = Names::default();
         for layer in self.above.iter().flatten() {
-            let mut waiting = vec![Vec::new()];
+            let mut waiting = Waiting::root();
             while let Some(path) = waiting.pop() {
                 let relative = path.strip_prefix(b"/").unwrap_or(&path);
                 // Whatever fails here will fail again where it is told.
@@ -119,9 +120,9 @@ impl Upper {
                 let is_dir = |name: &&[u8]| {
                     Stat::at(&dir, name).is_ok_and(|stat| stat.file_type() == Some(FileType::Dir))
                 };
-                waiting.extend(
-                    (0..).map_while(|index| names.get(index)).filter(is_dir).map(|name| join(&path, name)),
-                );
+                for name in (0..).map_while(|index| names.get(index)).filter(is_dir) {
+                    waiting.push(&path, name);
+                }
             }
         }
     }
@@ -166,6 +167,31 @@ fn tree_at(path: &Path) -> Result<Tree, String> {
         return Err(format!("the path {path} means something to whoever mounted it alone"));
     }
     Tree::open(path, true).map_err(|error| error.to_string())
+}
+
+/// Directories that wait. The path of the one that they are in is kept once for all.
+struct Waiting(Vec<Child>);
+
+/// A directory by the path of the one that it is in, and its name; both are empty for the root.
+struct Child {
+    parent: Arc<[u8]>,
+    name: Box<[u8]>,
+}
+
+impl Waiting {
+    fn root() -> Self {
+        Self(vec![Child { parent: Arc::default(), name: Box::default() }])
+    }
+
+    /// The path of the next, with a slash in front; empty for the root.
+    fn pop(&mut self) -> Option<Arc<[u8]>> {
+        let Child { parent, name } = self.0.pop()?;
+        Some(if name.is_empty() { parent } else { join(&parent, &name).into() })
+    }
+
+    fn push(&mut self, parent: &Arc<[u8]>, name: &[u8]) {
+        self.0.push(Child { parent: parent.clone(), name: name.into() });
+    }
 }
 
 /// Whether a directory is the topmost of an overlay: the root of the overlay shows its attributes. The time of change is
@@ -283,7 +309,7 @@ impl<R: ReadAt> Explainer<'_, R> {
             tree.findings.push(difference);
         };
         let mut names = Names::default();
-        let mut waiting = vec![Vec::new()];
+        let mut waiting = Waiting::root();
         while let Some(path) = waiting.pop() {
             let opened = layer.open_dir(path.strip_prefix(b"/").unwrap_or(&path));
             let dir = match opened.and_then(|dir| names.read(&dir).map(|()| dir)) {
@@ -297,7 +323,7 @@ impl<R: ReadAt> Explainer<'_, R> {
                 }
             };
             for name in (0..).map_while(|index| names.get(index)) {
-                let path = join(&path, name);
+                let (parent, path) = (&path, join(&path, name));
                 if options.ignores(&path) {
                     continue;
                 }
@@ -308,7 +334,7 @@ impl<R: ReadAt> Explainer<'_, R> {
                     add(&path, kind, text);
                 }
                 if is_dir {
-                    waiting.push(path);
+                    waiting.push(parent, name);
                 }
             }
         }
