@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use mkimg_format::erofs::{Timestamp, escape};
-use mkimg_verify::tree::{Difference, Kind};
+use mkimg_verify::tree::{Difference, Kind, Security};
 use serde::Serialize;
 
 use crate::output::{count, show, text_and_base64, utc};
@@ -41,10 +41,10 @@ pub(crate) struct DifferenceLine<'a> {
 }
 
 impl<'a> DifferenceLine<'a> {
-    /// `above` are the directories of an overlay over the image.
-    pub(crate) fn new(difference: &'a Difference, above: &[PathBuf]) -> Self {
+    /// `layers` are the directories of an overlay around the image.
+    pub(crate) fn new(difference: &'a Difference, layers: &[PathBuf]) -> Self {
         let (path, path_b64) = text_and_base64(&difference.path);
-        let layer = difference.layer.and_then(|index| above.get(index));
+        let layer = difference.layer.and_then(|index| layers.get(index));
         Self {
             kind: difference.kind.word(),
             path,
@@ -123,15 +123,15 @@ impl<'a> Table<'a> {
             .map(|found| found.path.as_slice())
             .collect();
         let mut order: Vec<&Difference> = findings.iter().collect();
-        order.sort_by_key(|found| (!alarming.contains(found.path.as_slice()), &found.path));
+        order.sort_by(|one, other| {
+            let key = |found: &Difference| !alarming.contains(found.path.as_slice());
+            key(one).cmp(&key(other)).then_with(|| as_walked(&one.path).cmp(as_walked(&other.path)))
+        });
         let mut groups = order.chunk_by(|one, other| one.path == other.path).peekable();
         while let Some(group) = groups.next() {
             let mut below = 0;
-            if let [only] = group
-                && matches!(only.kind, Kind::Missing | Kind::Extra)
-                && only.security.is_none()
-            {
-                while groups.next_if(|next| is_below(only, next)).is_some() {
+            if let Some(top) = group.iter().find(|found| matches!(found.kind, Kind::Missing | Kind::Extra)) {
+                while groups.next_if(|next| is_below(top, next)).is_some() {
                     below += 1;
                 }
             }
@@ -149,8 +149,10 @@ impl<'a> Table<'a> {
         if below > 0 {
             details.push(format!("and {} below", count(below, "name")));
         }
-        let alarms: Vec<&str> =
-            group.iter().filter_map(|found| found.security).map(|why| why.word()).collect();
+        let mut alarms: Vec<Security> = group.iter().filter_map(|found| found.security).collect();
+        alarms.sort_unstable();
+        alarms.dedup();
+        let alarms: Vec<&str> = alarms.into_iter().map(Security::word).collect();
         // The image itself is seen otherwise: nothing that a container does leads to that.
         let tampered = overlay && group.iter().any(|found| found.layer.is_none() && !found.kind.hides());
         let loud = !alarms.is_empty() || tampered || worst.kind.hides();
@@ -163,8 +165,8 @@ impl<'a> Table<'a> {
         if let Some(note) = (self.note)(worst) {
             write!(out, "  {note}")?;
         }
-        if let Some(first) = alarms.first() {
-            write!(out, "  {}", self.style.alarm(&format!("[{first}]")))?;
+        if !alarms.is_empty() {
+            write!(out, "  {}", self.style.alarm(&format!("[{}]", alarms.join(", "))))?;
         }
         if tampered {
             write!(out, "  {}", self.style.alarm("[not by the overlay]"))?;
@@ -172,6 +174,11 @@ impl<'a> Table<'a> {
         writeln!(out)?;
         Ok(())
     }
+}
+
+/// A path in an order where all that is in a directory follows it at once: no name has a byte less than the slash then.
+fn as_walked(path: &[u8]) -> impl Iterator<Item = u8> {
+    path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte })
 }
 
 /// Whether a group is one more name below a directory that only one side has, and needs no line of its own.

@@ -123,6 +123,10 @@ pub struct Behind {
     pub overlay: Option<OverlayLayers>,
     /// Directories of the overlay that lie above the image, topmost first.
     pub above: Vec<PathBuf>,
+    /// Those that lie below it: what they have and the image has not shows as well.
+    pub beneath: Vec<PathBuf>,
+    /// Number of the visible mount of the image that an overlay was made over; 0 if there is none.
+    pub lower_mount: u32,
 }
 
 /// Finds the image behind a mount of any kind: EROFS, an overlay made by this project, or one over the visible mount of
@@ -134,23 +138,40 @@ pub fn behind(entry: &MountEntry, entries: &[MountEntry]) -> Option<Behind> {
     let overlay = OverlayLayers::of(entry);
     if let Some((image, _)) = image_mount(entry) {
         let above = overlay.as_ref().and_then(|overlay| overlay.upper.clone()).into_iter().collect();
-        return Some(Behind { image, overlay, above });
+        return Some(Behind { image, overlay, above, beneath: Vec::new(), lower_mount: 0 });
     }
     let overlay = overlay?;
-    let images: Vec<(usize, ImageMount)> = overlay
-        .lower
-        .iter()
-        .enumerate()
-        .filter_map(|(index, path)| {
-            let below = mountinfo::find(entries, path)?;
-            let (image, _) =
-                image_mount(below).filter(|_| below.fstype == "erofs" && below.root == Path::new("/"))?;
-            Some((index, image))
-        })
-        .collect();
-    let [(index, image)] = images.as_slice() else { return None };
-    let above = overlay.upper.iter().chain(overlay.lower.iter().take(*index)).cloned().collect();
-    Some(Behind { image: image.clone(), overlay: Some(overlay), above })
+    let mut images = overlay.lower.iter().enumerate().filter_map(|(index, path)| {
+        let below = lower_mount(entry, entries, path)?;
+        let (image, _) =
+            image_mount(below).filter(|_| below.fstype == "erofs" && below.root == Path::new("/"))?;
+        Some((index, image, below.id))
+    });
+    let (index, image, lower_mount) = images.next()?;
+    if images.next().is_some() {
+        return None;
+    }
+    drop(images);
+    let above = overlay.upper.iter().chain(overlay.lower.iter().take(index)).cloned().collect();
+    let beneath = overlay.lower.iter().skip(index.saturating_add(1)).cloned().collect();
+    Some(Behind { image, overlay: Some(overlay), above, beneath, lower_mount })
+}
+
+/// What was mounted at a lower directory of an overlay when the overlay was made.
+///
+/// The list is in the order of mounting, so it is something before the overlay, which may lie over its own lower
+/// directory. The copy of a namespace (before Linux 6.8) is in the order of the tree: then it may also stand behind.
+fn lower_mount<'a>(overlay: &MountEntry, entries: &'a [MountEntry], path: &Path) -> Option<&'a MountEntry> {
+    // A relative path meant something to whoever mounted it, and nobody else.
+    if !path.is_absolute() {
+        return None;
+    }
+    let place = entries.iter().position(|entry| entry.id == overlay.id).unwrap_or(entries.len());
+    let (before, after) = entries.split_at(place);
+    let at = |path: &Path| {
+        mountinfo::find(before, path).or_else(|| mountinfo::find(after.get(1..).unwrap_or_default(), path))
+    };
+    at(path).or_else(|| at(&path.canonicalize().ok()?))
 }
 
 /// Kernel name of a block device: the last component of what `/sys/dev/block/M:N` points to.
@@ -197,4 +218,65 @@ fn has_header(path: &Path) -> bool {
         Ok(magic == MAGIC)
     }
     path.is_absolute() && open_image(path).is_ok_and(|file| read(&file).unwrap_or(false))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What is behind the overlay at `/m` of a list of mounts.
+    fn at_m(mountinfo: &str) -> Option<Behind> {
+        let entries = mountinfo::parse(mountinfo.as_bytes()).unwrap();
+        let overlay = entries.iter().find(|entry| entry.fstype == "overlay").unwrap();
+        behind(overlay, &entries)
+    }
+
+    #[test]
+    fn the_image_behind_an_overlay() {
+        const A: &str = "10 1 0:40 / /low ro - erofs /a.img ro\n";
+        const OVER: &str = "11 1 0:41 / /m rw - overlay o rw,lowerdir=/low,upperdir=/u,workdir=/w\n";
+        for (what, list, image) in [
+            ("one", [A, OVER].concat(), Some("/a.img")),
+            ("in the order of the tree", [OVER, A].concat(), Some("/a.img")),
+            ("something else before", ["9 1 0:39 / /low rw - tmpfs t rw\n", OVER, A].concat(), None),
+            (
+                "something else later",
+                [A, OVER, "12 10 0:42 / /low ro - erofs /b.img ro\n"].concat(),
+                Some("/a.img"),
+            ),
+            (
+                "over its own lower directory",
+                "10 1 0:40 / /m ro - erofs /a.img ro\n11 10 0:41 / /m rw - overlay o rw,lowerdir=/m,upperdir=/u\n"
+                    .to_owned(),
+                Some("/a.img"),
+            ),
+            ("a part", ["10 1 0:40 /x /low ro - erofs /a.img ro\n", OVER].concat(), None),
+            ("none", OVER.to_owned(), None),
+            ("a relative path", [A, "11 1 0:41 / /m rw - overlay o rw,lowerdir=low\n"].concat(), None),
+            (
+                "two",
+                [
+                    A,
+                    "12 1 0:42 / /b ro - erofs /b.img ro\n",
+                    "13 1 0:43 / /m ro - overlay o ro,lowerdir=/low:/b\n",
+                ]
+                .concat(),
+                None,
+            ),
+        ] {
+            let found = at_m(&list);
+            assert_eq!(found.as_ref().map(|found| found.image.image.as_path()), image.map(Path::new), "{what}");
+            assert!(found.is_none_or(|found| found.lower_mount == 10), "{what}");
+        }
+    }
+
+    #[test]
+    fn directories_above_and_below_the_image() {
+        let list = "10 1 0:40 / /low ro - erofs /a.img ro\n\
+            11 1 0:41 / /m rw - overlay o rw,lowerdir=/one:/two:/low:/three,upperdir=/u,workdir=/w\n";
+        let found = at_m(list).unwrap();
+        assert_eq!(found.above, ["/u", "/one", "/two"].map(PathBuf::from));
+        assert_eq!(found.beneath, ["/three"].map(PathBuf::from));
+    }
 }

@@ -21,6 +21,8 @@ pub struct OverlayLayers {
     pub user_xattrs: bool,
     /// Whether the overlay itself makes files of metadata alone.
     pub metacopy: bool,
+    /// Whether hard links of a file stay links when one of them is written to (`index=on`).
+    pub index: bool,
 }
 
 impl OverlayLayers {
@@ -41,16 +43,17 @@ impl OverlayLayers {
         }
         let flag = |name: &str| entry.super_options.iter().any(|option| option == name);
         // Shown only where it differs from the module's default.
-        let metacopy = match entry.super_option("metacopy") {
+        let switch = |name: &str| match entry.super_option(name) {
             Some(value) => value == "on",
-            None => std::fs::read("/sys/module/overlay/parameters/metacopy")
+            None => std::fs::read(format!("/sys/module/overlay/parameters/{name}"))
                 .is_ok_and(|text| text.starts_with(b"Y")),
         };
         Some(Self {
             upper: entry.super_option("upperdir").map(PathBuf::from),
             lower,
             user_xattrs: flag("userxattr"),
-            metacopy,
+            metacopy: switch("metacopy"),
+            index: switch("index"),
         })
     }
 }
@@ -105,11 +108,11 @@ mod tests {
 
     #[test]
     fn flags() {
-        let found = layers("rw,lowerdir=/a,upperdir=/u\\040x,workdir=/w,userxattr,metacopy=on");
+        let found = layers("rw,lowerdir=/a,upperdir=/u\\040x,workdir=/w,userxattr,metacopy=on,index=on");
         assert_eq!(found.upper, Some(PathBuf::from("/u x")));
-        assert!(found.user_xattrs && found.metacopy);
-        let found = layers("ro,lowerdir=/a:/b,metacopy=off");
-        assert!(found.upper.is_none() && !found.user_xattrs && !found.metacopy);
+        assert!(found.user_xattrs && found.metacopy && found.index);
+        let found = layers("ro,lowerdir=/a:/b,metacopy=off,index=off");
+        assert!(found.upper.is_none() && !found.user_xattrs && !found.metacopy && !found.index);
         let other = crate::mountinfo::parse(b"45 27 0:40 / /t rw - tmpfs t rw").unwrap();
         assert_eq!(OverlayLayers::of(&other[0]), None);
     }

@@ -7,6 +7,8 @@ use crate::tree::{Field, TreeOptions};
 
 /// Set-user-id and set-group-id.
 const SET_ID: u16 = 0o6000;
+/// What owner, group and others may do.
+const PERMISSIONS: u16 = 0o777;
 
 /// What a stat shows of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,18 +77,25 @@ impl Attributes {
         let mut add = |kind, expected: String, actual: String, security: Option<Security>| {
             report(Difference::new(path(), kind).expected(expected).found(actual).security(security));
         };
-        let owner = found.is_set_id().then_some(Security::Privileged);
+        // Who may run it, or open it, is as good as what it is.
+        let power = if found.is_set_id() {
+            Some(Security::Privileged)
+        } else {
+            found.is_device().then_some(Security::Device)
+        };
         // Nobody can set the mode of a symbolic link.
         if options.compares(Field::Mode) && self.mode != found.mode && self.file_type != FileType::Symlink {
-            let new = found.is_set_id() && found.mode & SET_ID & !self.mode != 0;
-            let security = new.then_some(Security::SetId);
+            let added = found.mode & !self.mode;
+            let new = found.is_set_id() && added & SET_ID != 0;
+            let security =
+                if new { Some(Security::SetId) } else { power.filter(|_| added & PERMISSIONS != 0) };
             add(Kind::Mode, format!("{:04o}", self.mode), format!("{:04o}", found.mode), security);
         }
         if options.compares(Field::Uid) && self.uid != found.uid {
-            add(Kind::Uid, self.uid.to_string(), found.uid.to_string(), owner);
+            add(Kind::Uid, self.uid.to_string(), found.uid.to_string(), power);
         }
         if options.compares(Field::Gid) && self.gid != found.gid {
-            add(Kind::Gid, self.gid.to_string(), found.gid.to_string(), owner);
+            add(Kind::Gid, self.gid.to_string(), found.gid.to_string(), power);
         }
         if options.compares(Field::Mtime) && self.mtime != found.mtime {
             add(Kind::Mtime, self.mtime.to_string(), found.mtime.to_string(), None);

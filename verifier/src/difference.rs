@@ -118,9 +118,10 @@ pub enum Security {
     SetId,
     /// A file has other capabilities.
     Capability,
-    /// A device node is there, or is another one.
+    /// A device node is there, or is another one, or has another owner or more permissions.
     Device,
-    /// The content or owner of a file that runs as its owner or group, or with capabilities, is another one.
+    /// The content or owner of a file that runs as its owner or group, or with capabilities, is another one, or it has
+    /// more permissions.
     Privileged,
 }
 

@@ -516,7 +516,8 @@ fn what_gives_power_comes_first_root() {
         chmod(&path, mode);
         path
     };
-    // Nothing of this gives power: set-id on a directory, a mode without set-id, new content without either.
+    // Nothing of this gives power: set-id on a directory, a mode without set-id, new content without either, less mode.
+    chmod(&root.join("block"), 0o600);
     chmod(&root.join("emptydir"), 0o2755);
     chmod(&root.join("b2"), 0o777);
     poke(&root.join("b"), b"!", 0);
@@ -532,7 +533,9 @@ fn what_gives_power_comes_first_root() {
     // The system takes set-id and capabilities away from whatever is written to.
     set_xattr(&root.join("x"), "security.capability", &sample::CAPABILITY);
     chown(&root.join("dir/setuid"), Some(5), None);
-    chmod(&root.join("dir/setuid"), 0o4755);
+    chmod(&root.join("dir/setuid"), 0o4757);
+    chmod(&root.join("char"), 0o622);
+    chown(&root.join("block"), None, Some(77));
     rewrite(&root, &Entry { file_type: FileType::Char, rdev: (1, 1), ..find(&list, "/empty").clone() });
     let powers = |report: &TreeReport| -> Vec<(String, Kind, Option<Security>)> {
         report
@@ -542,7 +545,10 @@ fn what_gives_power_comes_first_root() {
             .collect()
     };
     let expected: Vec<_> = [
+        ("/block", Kind::Gid, Security::Device),
         ("/capable", Kind::Extra, Security::Capability),
+        ("/char", Kind::Mode, Security::Device),
+        ("/dir/setuid", Kind::Mode, Security::Privileged),
         ("/dir/setuid", Kind::Uid, Security::Privileged),
         ("/dir/setuid", Kind::Content, Security::Privileged),
         ("/disk", Kind::Extra, Security::Device),
@@ -561,6 +567,9 @@ fn what_gives_power_comes_first_root() {
     assert!(powers(&report)[expected.len()..].iter().all(|(.., security)| security.is_none()));
     let report = audit(&image.bytes, &root, TreeOptions { only_security: true, ..TreeOptions::default() });
     assert_eq!(powers(&report), expected);
+    // Power counts where it is not compared itself.
+    let options = TreeOptions { only_security: true, ignore: &[Field::Xattrs], ..TreeOptions::default() };
+    assert_eq!(powers(&audit(&image.bytes, &root, options)), expected);
     let whole = audit(&image.bytes, &root, TreeOptions::default());
     assert!(report.bytes < whole.bytes / 10, "files without power are not read: {} bytes", report.bytes);
 }

@@ -43,6 +43,8 @@ struct Summary<'a> {
     image: String,
     how: &'a str,
     above: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    beneath: Vec<String>,
     entries: u64,
     bytes: u64,
     measured: u64,
@@ -84,7 +86,7 @@ pub(super) fn options(args: &VerifyArgs) -> LiveOptions<'_> {
 pub(super) fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
     let mut out = stdout();
     if args.json {
-        json(args, target, report, &mut out)?;
+        json(target, report, &mut out)?;
     } else {
         text(args, target, report, &mut out)?;
     }
@@ -92,12 +94,13 @@ pub(super) fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Re
     Ok(())
 }
 
-fn json(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+fn json(target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+    let layers = report.layers();
     for problem in &report.problems {
         json_line(out, &Line::Kernel { kind: problem.kind.word(), problem: &problem.text })?;
     }
     for difference in report.tree.iter().flat_map(|tree| &tree.findings) {
-        json_line(out, &Line::Processes(DifferenceLine::new(difference, &report.above)))?;
+        json_line(out, &Line::Processes(DifferenceLine::new(difference, &layers)))?;
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
         json_line(out, &Line::File(verify::finding_line(finding)))?;
@@ -106,12 +109,13 @@ fn json(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Wr
     let summary = Summary {
         clean: report.is_clean(),
         complete: report.is_complete(),
-        anchored: args.root_hash.is_some(),
+        anchored: report.is_anchored(),
         root_hash: report.root_hash().map(|root| hex(&root)),
         target: show(target),
         image: show(&report.image),
         how: &report.how,
         above: report.above.iter().map(|path| show(path)).collect(),
+        beneath: report.beneath.iter().map(|path| show(path)).collect(),
         entries: tree.map_or(0, |tree| tree.entries),
         bytes: tree.map_or(0, |tree| tree.bytes),
         measured: tree.map_or(0, |tree| tree.measured),
@@ -130,10 +134,10 @@ fn unseen(report: &LiveReport) -> impl Iterator<Item = &str> {
 fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
     let style = Style::of_stdout();
     let target = show(target);
-    let claim = if args.root_hash.is_some() {
-        "checked against the given root hash"
-    } else {
-        "checked against the records in its own image; give --root-hash to know whose they are"
+    let claim = match args.root_hash {
+        Some(_) if report.is_anchored() => "checked against the given root hash",
+        Some(_) => "nothing could be checked against the given root hash",
+        None => "checked against the records in its own image; give --root-hash to know whose they are",
     };
     writeln!(out, "{target}: {claim}")?;
     writeln!(out, "{target}: {} {}", report.how, show(&report.image))?;
@@ -141,7 +145,8 @@ fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Wr
         writeln!(out, "{} {}", style.alarm(&format!("! {:<17}", problem.kind.word())), problem.text)?;
     }
     if let Some(tree) = &report.tree {
-        let view = if report.above.is_empty() { View::Tree } else { View::Overlay };
+        // Where a directory was not seen, nobody knows what is not by the overlay.
+        let view = if report.layers_seen && report.is_overlay() { View::Overlay } else { View::Tree };
         Table::new(style, view).print(&tree.findings, out)?;
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {

@@ -70,15 +70,15 @@ fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
         dir: &canonical,
         options: verify_tree::options(args),
     };
-    watch(args, dir, &subject, |report| verify_tree::print(args, dir, &baseline, report), |_| Vec::new())
+    watch(args, dir, &subject, |report| verify_tree::print(args, dir, &baseline, report), |_| None)
 }
 
 /// Watches a mount.
 fn mount(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     let canonical = target.canonicalize().with_context(|| show(target))?;
     let subject = Mount::new(&canonical, verify_mount::options(args))?;
-    let above = |report: &LiveReport| report.above.clone();
-    watch(args, target, &subject, |report| verify_mount::print(args, target, report), above)
+    let layers = |report: &LiveReport| report.is_overlay().then(|| report.layers());
+    watch(args, target, &subject, |report| verify_mount::print(args, target, report), layers)
 }
 
 fn watch<S: Subject>(
@@ -86,13 +86,13 @@ fn watch<S: Subject>(
     dir: &Path,
     subject: &S,
     print: impl FnOnce(&S::Report) -> Result<()>,
-    above: impl FnOnce(&S::Report) -> Vec<PathBuf>,
+    layers: impl FnOnce(&S::Report) -> Option<Vec<PathBuf>>,
 ) -> Result<ExitCode> {
     let mut watch = Watch::start(subject).with_context(|| show(dir))?;
     let report = watch.first().with_context(|| show(dir))?;
     // Not earlier: whoever does not want to wait for the audit may end it as any other.
     let end = Termination::catch().context("catch signals")?;
-    let teller = Teller { json: args.json, style: Style::of_stdout(), above: above(&report) };
+    let teller = Teller { json: args.json, style: Style::of_stdout(), layers: layers(&report) };
     let told = print(&report)
         .and_then(|()| teller.begin(dir))
         .and_then(|()| watch.run(&end, &mut |notice| teller.tell(&notice)));
@@ -110,8 +110,8 @@ fn watch<S: Subject>(
 struct Teller {
     json: bool,
     style: Style,
-    /// Directories of an overlay over the image.
-    above: Vec<PathBuf>,
+    /// Directories of an overlay around the image, if there is one.
+    layers: Option<Vec<PathBuf>>,
 }
 
 impl Teller {
@@ -146,10 +146,11 @@ impl Teller {
         let mut out = stdout();
         if self.json {
             for difference in differences {
-                json_line(&mut out, &Line::Differs(DifferenceLine::new(difference, &self.above)))?;
+                let layers = self.layers.as_deref().unwrap_or_default();
+                json_line(&mut out, &Line::Differs(DifferenceLine::new(difference, layers)))?;
             }
         } else {
-            let view = if self.above.is_empty() { View::Tree } else { View::Overlay };
+            let view = if self.layers.is_some() { View::Overlay } else { View::Tree };
             Table::new(self.style, view).print(differences, &mut out)?;
         }
         Ok(out.flush()?)

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | loop device, also below dm-verity | the device tells device and inode number of its file |
 //! | overlay of mkimg straight over a file | so does the overlay's source string |
-//! | EROFS straight from a file | statfs(2) shows the UUID of what is mounted, folded to 64 bits |
+//! | EROFS straight from a file, also below an overlay | statfs(2) shows the UUID of what is mounted, folded to 64 bits |
 //!
+//! A copy has the same UUID: straight from a file it cannot be told from the file that was mounted.
 //! Where the name leads to another file, or to none, a loop device itself still reads the file that is mounted.
 
 use std::fs::File;
@@ -16,7 +17,7 @@ use mkimg_kernel::image_file::open_image;
 use mkimg_kernel::loop_device::LoopState;
 use mkimg_kernel::mounts::Backing;
 use mkimg_kernel::overlay_source::FileId;
-use rustix::fs::FileType;
+use rustix::fs::{Advice, FileType};
 
 use super::ProblemKind;
 use super::place::Place;
@@ -47,6 +48,12 @@ pub(super) fn open(place: &Place, report: &mut LiveReport) -> Option<File> {
 
 /// A mount straight from a file.
 fn straight(place: &Place, path: &Path, report: &mut LiveReport) -> Option<File> {
+    if !path.is_absolute() {
+        let text =
+            format!("the bytes below the mount: {} is a relative path, of whoever mounted it", show(path));
+        report.unseen.push(text);
+        return None;
+    }
     if let Err(error) = std::fs::metadata(path)
         && error.kind() == std::io::ErrorKind::NotFound
     {
@@ -58,10 +65,6 @@ fn straight(place: &Place, path: &Path, report: &mut LiveReport) -> Option<File>
     let file = readable(path, report)?;
     let same = match place.image.file_id {
         Some(mounted) => file_id(&file) == Some(mounted),
-        // An overlay of somebody else's shows the identifier of its upper file system.
-        None if place.overlay.is_some() => true,
-        // What is mounted on top would answer.
-        None if !place.covers.is_empty() => true,
         None => is_same_file_system(place, &file),
     };
     if !same {
@@ -124,6 +127,16 @@ impl Stamp {
         let stat = rustix::fs::fstat(file).ok();
         let stat = stat.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         Self(stat.map(|s| (s.st_size, s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec)))
+    }
+}
+
+/// Lets go what the system holds of a block device: below, its file may have changed since. Of a file it holds nothing
+/// else than the file has.
+pub(super) fn let_go(file: &File) {
+    let stat = rustix::fs::fstat(file).ok();
+    if stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice) {
+        // Advice: what is in use stays.
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
     }
 }
 

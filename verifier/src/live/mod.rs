@@ -34,8 +34,8 @@ use self::backing::Stamp;
 use self::place::Place;
 use self::upper::Upper;
 use crate::tree::scope::of_report;
-use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope, audit_tree};
-use crate::{Options, Report, verify_image};
+use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope};
+use crate::{Finding, Options, Region, Report, verify_image};
 
 /// How to audit a live mount.
 #[derive(Clone, Copy, Default)]
@@ -104,14 +104,31 @@ pub(crate) fn audit_scope_of_mount(
     let Some(file) = backing::open(&place, &mut report).filter(|_| place.covers.is_empty()) else {
         return Ok(None);
     };
-    let mut tree = audit_scope(&file, &place.view(), scope, options)?;
-    if let Some(overlay) = &place.overlay {
-        Upper::open(overlay, &place.above, &mut report).explain(&file, options, &mut tree)?;
-        // The marks of all upper directories were looked at.
-        tree.findings.retain(|found| scope.contains(of_report(&found.path)));
-    }
+    let mut tree = seen(&place, &file, scope, options, &mut report)?;
     tree.unseen.append(&mut report.unseen);
     Ok(Some(tree))
+}
+
+/// Compares what is seen at some paths of a mount, and finds out which directories of an overlay made the differences.
+fn seen(
+    place: &Place,
+    file: &File,
+    scope: &Scope,
+    options: &TreeOptions<'_>,
+    report: &mut LiveReport,
+) -> Result<TreeReport, Error> {
+    let Some(overlay) = &place.overlay else {
+        return Ok(audit_scope(file, &place.view(), scope, options)?);
+    };
+    let upper = Upper::open(overlay, place, options.cross_mounts, report)?;
+    if scope.is_everything() {
+        upper.settle();
+    }
+    let mut tree = audit_scope(file, &place.view(), scope, options)?;
+    upper.explain(file, options, &mut tree)?;
+    // The marks of all upper directories were looked at.
+    tree.findings.retain(|found| scope.contains(of_report(&found.path)));
+    Ok(tree)
 }
 
 /// What to do when the backing file is no help.
@@ -138,20 +155,22 @@ fn tree_of(
     // The records come first: a tree that equals forged records proves nothing.
     let records = WithoutData::new(file, &header);
     match verify_image(&records, &Options { progress: None, ..options.image }) {
-        Ok(checked) if checked.is_clean() => {}
+        Ok(checked) if are_whole(&checked) => {}
         Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
         Err(error) => return cannot(report, format!("the records cannot be read: {error}")),
     }
-    let mut tree = audit_tree(file, &place.view(), &options.tree)?;
-    if let Some(overlay) = &place.overlay {
-        let upper = Upper::open(overlay, &place.above, report);
-        upper.explain(file, &options.tree, &mut tree)?;
-    }
-    Ok(Some(tree))
+    seen(place, file, &Scope::everything(), &options.tree, report).map(Some)
+}
+
+/// Whether the records of an image can be trusted. What stands behind its end changes nothing about them.
+fn are_whole(checked: &Report) -> bool {
+    let behind = |finding: &Finding| finding.region == Region::Trailing;
+    checked.complete && checked.truncated_findings == 0 && checked.findings.iter().all(behind)
 }
 
 /// The bytes of the backing file.
 fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Option<Report> {
+    backing::let_go(file);
     match verify_image(file, options) {
         Ok(audit) => Some(audit),
         Err(error) => {
@@ -164,10 +183,11 @@ fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Opti
 /// What dm-verity says of what it has read so far, and whether it checks what it should.
 fn verity_of(place: &Place, report: &mut LiveReport) {
     let Backing::Dm { name, .. } = &place.image.backing else { return };
+    let shown = mkimg_format::erofs::escape(name.as_bytes());
     match dm::status(name) {
         Ok(status) if status.starts_with('C') => report.problem(
             ProblemKind::VerityCorrupted,
-            format!("dm-verity device {name} has met blocks that do not match their hash since it was made"),
+            format!("dm-verity device {shown} has met blocks that do not match their hash since it was made"),
         ),
         Ok(_) => {}
         Err(error) => report.unseen.push(format!("the state of dm-verity: {error}")),
@@ -178,12 +198,12 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
                 matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
             });
             if let Some(word) = weak {
-                let text = format!("dm-verity device {name} was made with {word}");
+                let text = format!("dm-verity device {shown} was made with {word}");
                 report.problem(ProblemKind::VerityOptions, text);
             }
             let own = report.root_hash().map(|root| mkimg_format::hex(&root));
             if own.is_some_and(|own| own != table.root_hash) {
-                let text = format!("dm-verity device {name} checks against root hash {}", table.root_hash);
+                let text = format!("dm-verity device {shown} checks against root hash {}", table.root_hash);
                 report.problem(ProblemKind::VerityRoot, text);
             }
         }

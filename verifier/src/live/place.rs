@@ -18,6 +18,10 @@ pub(super) struct Place {
     pub(super) overlay: Option<OverlayLayers>,
     /// Directories of the overlay above the image, topmost first.
     pub(super) above: Vec<PathBuf>,
+    /// Those below it, topmost first.
+    pub(super) beneath: Vec<PathBuf>,
+    /// Root of the visible mount of the image that an overlay was made over.
+    lower: Option<OwnedFd>,
     /// Mounts at the same place that hide the image.
     pub(super) covers: Vec<Problem>,
 }
@@ -38,11 +42,14 @@ impl Place {
         let mut covers = Vec::new();
         let mut entry = top;
         loop {
-            if let Some(Behind { image, overlay, above }) = behind(entry, &entries) {
+            if let Some(Behind { image, overlay, above, beneath, lower_mount }) = behind(entry, &entries) {
                 if entry.root != Path::new("/") {
                     return Err(Error::Part { path: canonical, root: entry.root.clone() });
                 }
-                return Ok(Self { dir, image, overlay, above, covers });
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let lower = rustix::fs::open(&image.target, flags, Mode::empty()).ok();
+                let lower = lower.filter(|lower| mount_id(lower) == Some(u64::from(lower_mount)));
+                return Ok(Self { dir, image, overlay, above, beneath, lower, covers });
             }
             let (fstype, origin) = describe(entry);
             let below = entries.iter().find(|below| below.id == entry.parent && below.target == entry.target);
@@ -61,9 +68,14 @@ impl Place {
         PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()))
     }
 
-    /// Identifier of the mounted file system, as statfs(2) tells it.
+    /// Identifier of the file system of the image, as statfs(2) tells it; `None` where only what lies above it answers.
     pub(super) fn file_system_id(&self) -> Option<u64> {
-        rustix::fs::fstatvfs(&self.dir).ok().map(|found| found.f_fsid)
+        let image = match &self.lower {
+            Some(lower) => lower,
+            None if self.overlay.is_some() || !self.covers.is_empty() => return None,
+            None => &self.dir,
+        };
+        rustix::fs::fstatvfs(image).ok().map(|found| found.f_fsid)
     }
 
     /// What lies between mount and image, in words.
@@ -71,18 +83,22 @@ impl Place {
         let image = match &self.image.backing {
             Backing::File => "EROFS straight from the file".to_owned(),
             Backing::Loop(number) => format!("EROFS on loop{number}"),
-            Backing::Dm { name, .. } => format!("EROFS on dm-verity device {name}"),
+            Backing::Dm { name, .. } => format!("EROFS on dm-verity device {}", escape(name.as_bytes())),
             _ => "EROFS on a block device".to_owned(),
         };
         if self.overlay.is_some() { format!("overlay over {image}") } else { image }
     }
 }
 
-/// The mount that an open directory is seen through, where the system (Linux 5.8) says so.
-fn mount_of<'a>(dir: &OwnedFd, entries: &'a [MountEntry]) -> Option<&'a MountEntry> {
+/// Number of the mount that an open directory is seen through, where the system (Linux 5.8) says so.
+fn mount_id(dir: &OwnedFd) -> Option<u64> {
     let stat = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-    entries.iter().find(|entry| told && u64::from(entry.id) == stat.stx_mnt_id)
+    (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+}
+
+fn mount_of<'a>(dir: &OwnedFd, entries: &'a [MountEntry]) -> Option<&'a MountEntry> {
+    let id = mount_id(dir)?;
+    entries.iter().find(|entry| u64::from(entry.id) == id)
 }
 
 fn describe(entry: &MountEntry) -> (String, String) {

@@ -73,6 +73,10 @@ pub struct LiveReport {
     pub how: String,
     /// Directories above the image when it is below an overlay, topmost first.
     pub above: Vec<PathBuf>,
+    /// Those below the image, topmost first.
+    pub beneath: Vec<PathBuf>,
+    /// Whether all of them could be looked at, so that no one of them made a difference without a layer.
+    pub layers_seen: bool,
     /// What is wrong with the mount as a whole.
     pub problems: Vec<Problem>,
     /// What processes see; `None` when it could not be compared.
@@ -89,6 +93,8 @@ impl LiveReport {
             image: place.image.image.clone(),
             how: place.how(),
             above: place.above.clone(),
+            beneath: place.beneath.clone(),
+            layers_seen: true,
             problems: Vec::new(),
             tree: None,
             backing: None,
@@ -98,6 +104,25 @@ impl LiveReport {
 
     pub(super) fn problem(&mut self, kind: ProblemKind, text: String) {
         self.problems.push(Problem { kind, text });
+    }
+
+    /// All directories that [`Difference::layer`](crate::tree::Difference::layer) counts: those above the image, then
+    /// those below it.
+    #[must_use]
+    pub fn layers(&self) -> Vec<PathBuf> {
+        self.above.iter().chain(&self.beneath).cloned().collect()
+    }
+
+    /// Whether there is an overlay between processes and the image.
+    #[must_use]
+    pub const fn is_overlay(&self) -> bool {
+        !self.above.is_empty() || !self.beneath.is_empty()
+    }
+
+    /// Whether bytes and records were compared with a root hash from outside.
+    #[must_use]
+    pub fn is_anchored(&self) -> bool {
+        self.backing.as_ref().is_some_and(|backing| backing.anchored)
     }
 
     /// Whether everything was looked at and nothing is wrong.

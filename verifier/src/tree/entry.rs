@@ -359,7 +359,8 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                 }
             }
         } else {
-            return false;
+            // Not compared, but the content of a file that has power is worth more.
+            return self.reader.value(handle, CAPABILITY).is_ok_and(|value| value.is_some());
         };
         let names = match self.reader.names(handle) {
             Ok(names) => names,

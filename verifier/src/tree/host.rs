@@ -189,6 +189,13 @@ impl Stat {
         time(self.0.stx_ctime)
     }
 
+    /// Whether mode and times are those of `other`, as it is where one file system shows the inode of another.
+    pub(crate) fn mirrors(&self, other: &Self) -> bool {
+        self.0.stx_mode == other.0.stx_mode
+            && time(self.0.stx_mtime) == time(other.0.stx_mtime)
+            && time(self.0.stx_ctime) == time(other.0.stx_ctime)
+    }
+
     /// Whether this is the same inode as `later`, and nobody did anything to it in between.
     pub(crate) fn is_unchanged(&self, later: &Self) -> bool {
         // Every change of content or attributes moves the ctime, which nobody can set.
