@@ -50,6 +50,7 @@ if [ "$quick" = 0 ]; then
 fi
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+step docs env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked
 if [ "$quick" = 1 ]; then
     step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
     exit 0

@@ -71,6 +71,7 @@ Examples:
 The same source and options give the same bytes, whatever the machine and the number of threads.
 A path without a scheme is looked at: a layout, an archive, a tar or a directory.")]
 pub(crate) struct BuildArgs {
+    #[expect(rustdoc::broken_intra_doc_links, reason = "brackets stand for what may be left out")]
     /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:DIR, tar:FILE, or a path.
     pub source: OsString,
     /// The image file to write.
@@ -127,30 +128,11 @@ pub(crate) struct VerifyArgs {
     /// The detached seal to compare a tree with: `verify --seal FILE DIR`.
     #[arg(long, value_name = "FILE", conflicts_with = "dir", requires = "image")]
     pub seal: Option<PathBuf>,
-    /// Of a tree: a field that may differ; may be given several times.
-    #[arg(long, value_name = "FIELD")]
-    pub ignore: Vec<Field>,
-    /// Of a tree: paths that are left out, with what is below them; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    pub ignore_path: Vec<Glob>,
-    /// Of a tree: names of extended attributes that may differ; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    pub ignore_xattr: Vec<Glob>,
-    /// Of a tree: go on into what is mounted inside it.
-    #[arg(long)]
-    pub cross_mounts: bool,
-    /// Of a tree or mount: only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
-    #[arg(long, value_enum, value_name = "WHAT")]
-    pub only: Option<Only>,
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,
-    /// Number of threads, at most 64 [default: one for each processor, at most 8].
-    #[arg(long, value_name = "N", value_parser = threads)]
-    pub threads: Option<NonZeroUsize>,
-    /// Print one JSON object a line: findings, then the summary.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub compare: CompareArgs,
 }
 
 #[derive(Debug, Args)]
@@ -168,24 +150,8 @@ pub(crate) struct DiffArgs {
     pub first: PathBuf,
     /// Another one, or a directory.
     pub second: PathBuf,
-    /// A field that may differ; may be given several times.
-    #[arg(long, value_name = "FIELD")]
-    pub ignore: Vec<Field>,
-    /// Paths that are left out, with what is below them; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    pub ignore_path: Vec<Glob>,
-    /// Names of extended attributes that may differ; may be given several times.
-    #[arg(long, value_name = "GLOB")]
-    pub ignore_xattr: Vec<Glob>,
-    /// Only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
-    #[arg(long, value_enum, value_name = "WHAT")]
-    pub only: Option<Only>,
-    /// Number of threads, at most 64 [default: one for each processor, at most 8].
-    #[arg(long, value_name = "N", value_parser = threads)]
-    pub threads: Option<NonZeroUsize>,
-    /// Print one JSON object a line: differences, then the summary.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub compare: CompareArgs,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +169,32 @@ did, 2 if it could not see everything all the time.")]
 pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub what: VerifyArgs,
+}
+
+/// What counts as a difference, and how it is told.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// A field that may differ; may be given several times.
+    #[arg(long, value_name = "FIELD")]
+    pub ignore: Vec<Field>,
+    /// Paths that are left out, with what is below them; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_path: Vec<Glob>,
+    /// Names of extended attributes that may differ; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_xattr: Vec<Glob>,
+    /// Go on into what is mounted inside a tree.
+    #[arg(long)]
+    pub cross_mounts: bool,
+    /// Only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub only: Option<Only>,
+    /// Number of threads, at most 64 [default: one for each processor, at most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<NonZeroUsize>,
+    /// Print one JSON object a line: what was found, then the summary.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which differences are kept.

@@ -4,7 +4,7 @@
 //! from the file, or over a loop device, and with a writable overlay on top if one is asked for. What
 //! comes in between (loop devices, mapped devices, detached mounts) is bound to open descriptors and
 //! marked for removal at its last close, so every failure path cleans up by closing what it holds.
-//! No state is kept in files: [`mounts()`] and [`umount()`] read what is there from the kernel.
+//! No state is kept in files: [`mkimg_kernel::mounts`] and [`umount()`] read what is there from the kernel.
 //!
 //! Nothing here runs another program, and nothing prints.
 #![forbid(unsafe_code)]

@@ -4,6 +4,7 @@
 use mkimg_tests::command::mkimg;
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
+use mkimg_tests::watch::Watch;
 use mkimg_tests::{args, images, project, require, scratch};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -146,6 +147,38 @@ fn every_field_of_a_comparison_is_documented() {
     assert_documented("diff --json", &lines, &[]);
 }
 
+/// The events of a watch, each with its fields; those of differences and findings are documented with the audits.
+#[test]
+fn every_event_of_a_watch_is_documented() {
+    let dir = scratch();
+    let [.., odd] = images_in(dir.path());
+    let tree = dir.path().join("odd");
+    let watch = Watch::start(&args![odd, tree, "--ignore", "mtime"]);
+    std::fs::write(tree.join("extra"), "").unwrap();
+    let mut lines = watch.until_silence();
+    std::fs::remove_file(tree.join("extra")).unwrap();
+    lines.extend(watch.until_silence());
+    let (_, last) = watch.end("TERM");
+    lines.push(last);
+    let page = std::fs::read_to_string(project().join("docs/json.md")).unwrap();
+    let (_, section) = page.split_once("\n## `mkimg watch --json`\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let differences = documented("verify --json IMAGE DIR");
+    let mut events = BTreeSet::new();
+    for line in &lines {
+        let event = line["event"].as_str().unwrap();
+        let start = format!("| `{event}` |");
+        let row = section.lines().find(|row| row.starts_with(&start));
+        let row = row.unwrap_or_else(|| panic!("docs/json.md does not name the event {event}"));
+        for field in line.as_object().unwrap().keys().filter(|field| *field != "event") {
+            let told = row.contains(&format!("`{field}`"));
+            assert!(told || event == "differs" && differences.contains(field), "{event}: {field}");
+        }
+        events.insert(event);
+    }
+    assert_eq!(events, ["differs", "ended", "restored"].into());
+}
+
 #[test]
 fn root_every_field_of_an_audit_of_a_mount_is_documented() {
     require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
@@ -168,6 +201,15 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
         std::fs::remove_file(image).unwrap();
         lines.extend(mkimg(args!["verify", "--json", point]).output().code(1).json_lines());
     }
+    // An overlay by hand, in which the image has a directory below it.
+    let [image, ..] = images_in(&dir.path().join("again"));
+    let [point, over, beneath] = ["image", "overlay", "beneath"].map(|what| dir.path().join(what));
+    std::fs::create_dir(&beneath).unwrap();
+    std::fs::write(beneath.join("extra"), "").unwrap();
+    let _image = Mounted::erofs(&image, &point);
+    let layers = format!("lowerdir={}:{}", point.display(), beneath.display());
+    let _over = Mounted::new(&["-t", "overlay", "-o", &layers], Path::new("overlay"), &over);
+    lines.extend(mkimg(args!["verify", "--json", over]).output().code(1).json_lines());
     assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths"]);
 }
 

@@ -15,13 +15,10 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 mod attributes;
-/// Differences of two images.
 pub mod diff;
 mod difference;
 mod image;
-/// Audits of live mounts.
 pub mod live;
-/// Audits of extracted trees.
 pub mod tree;
 pub mod watch;
 

@@ -9,7 +9,7 @@ use mkimg_format::erofs::FileSystem;
 use mkimg_format::hex;
 use mkimg_format::seal::Seal;
 use mkimg_verify::diff::{DiffReport, Origin, diff_images, layer_of};
-use mkimg_verify::tree::{TreeOptions, audit_tree};
+use mkimg_verify::tree::audit_tree;
 use serde::Serialize;
 
 use super::verify_tree::{self, Baseline, differ};
@@ -83,15 +83,8 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
     if args.first.is_dir() {
         bail!("{}: is a directory, the image comes first: mkimg diff IMAGE DIR", show(&args.first));
     }
-    let threads = super::threads(args.threads);
-    let options = TreeOptions {
-        threads,
-        ignore: &args.ignore,
-        ignore_paths: &args.ignore_path,
-        ignore_xattrs: &args.ignore_xattr,
-        only_security: args.only.is_some(),
-        ..TreeOptions::default()
-    };
+    let options = verify_tree::options(&args.compare);
+    let threads = options.threads;
     let first = Baseline::open(&args.first, None, threads)?;
     let first_line = SideLine::of_image(&args.first, &first)?;
     let (found, second_line, view) = if args.second.is_dir() {
@@ -106,7 +99,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
         let line = SideLine::of_image(&args.second, &second)?;
         (diff_images(&first.image, &second.image, &options)?, line, View::Image)
     };
-    let printed = if args.json {
+    let printed = if args.compare.json {
         json(&found, first_line, second_line)
     } else {
         text(&found, view, &first_line, &second_line)

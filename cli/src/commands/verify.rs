@@ -66,7 +66,7 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let advance = |done, total| bar.show("check", done, total);
     let options = Options {
         root_hash: args.root_hash,
-        threads: super::threads(args.threads),
+        threads: super::threads(args.compare.threads),
         progress: Some(&advance),
     };
     // A file whose detached head is broken is audited as the image that it may be.
@@ -78,7 +78,7 @@ fn verify(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
 
 fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {
     let mut out = stdout();
-    if args.json {
+    if args.compare.json {
         for finding in &report.findings {
             json_line(&mut out, &finding_line(finding))?;
         }

@@ -78,14 +78,14 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
 
 /// What the arguments say about how to audit a mount.
 pub(super) fn options(args: &VerifyArgs) -> LiveOptions<'_> {
-    let threads = super::threads(args.threads);
+    let threads = super::threads(args.compare.threads);
     let image = Options { root_hash: args.root_hash, threads, progress: None };
-    LiveOptions { tree: verify_tree::options(args), image }
+    LiveOptions { tree: verify_tree::options(&args.compare), image }
 }
 
 pub(super) fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
     let mut out = stdout();
-    if args.json {
+    if args.compare.json {
         json(target, report, &mut out)?;
     } else {
         text(args, target, report, &mut out)?;

@@ -16,7 +16,7 @@ use mkimg_verify::tree::{Difference, TreeOptions, TreeReport, audit_tree};
 use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
 
-use crate::args::VerifyArgs;
+use crate::args::{CompareArgs, VerifyArgs};
 use crate::differences::{DifferenceLine, Table, View};
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout};
@@ -67,14 +67,14 @@ impl Baseline {
 
 /// Audits `dir` against the image or detached seal `baseline`.
 pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let baseline = Baseline::open(baseline, args.root_hash, super::threads(args.threads))?;
+    let baseline = Baseline::open(baseline, args.root_hash, super::threads(args.compare.threads))?;
     let bar = Bar::new();
     let (done, total) = (AtomicU64::new(0), baseline.header.hash_offset());
     let advance = |bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         bar.show("check", done, total.max(done));
     };
-    let options = TreeOptions { progress: Some(&advance), ..options(args) };
+    let options = TreeOptions { progress: Some(&advance), ..options(&args.compare) };
     let report = audit_tree(&baseline.image, dir, &options);
     bar.clear();
     let report = report.with_context(|| show(dir))?;
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<Exit
 }
 
 /// What the arguments say about how to audit a tree.
-pub(super) fn options(args: &VerifyArgs) -> TreeOptions<'_> {
+pub(super) fn options(args: &CompareArgs) -> TreeOptions<'_> {
     TreeOptions {
         threads: super::threads(args.threads),
         ignore: &args.ignore,
@@ -96,7 +96,7 @@ pub(super) fn options(args: &VerifyArgs) -> TreeOptions<'_> {
 
 pub(super) fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: &TreeReport) -> Result<()> {
     let mut out = stdout();
-    if args.json {
+    if args.compare.json {
         for difference in &report.findings {
             json_line(&mut out, &DifferenceLine::new(difference, &[]))?;
         }

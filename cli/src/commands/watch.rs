@@ -61,14 +61,15 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode> {
 
 /// Watches a tree that was extracted.
 fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let baseline = verify_tree::Baseline::open(baseline, args.root_hash, super::threads(args.threads))?;
+    let baseline =
+        verify_tree::Baseline::open(baseline, args.root_hash, super::threads(args.compare.threads))?;
     let canonical = dir.canonicalize().with_context(|| show(dir))?;
     let subject = Tree {
         image: &baseline.image,
         file: &baseline.file,
         root_hash: baseline.root_hash,
         dir: &canonical,
-        options: verify_tree::options(args),
+        options: verify_tree::options(&args.compare),
     };
     watch(args, dir, &subject, |report| verify_tree::print(args, dir, &baseline, report), |_| None)
 }
@@ -92,7 +93,7 @@ fn watch<S: Subject>(
     let report = watch.first().with_context(|| show(dir))?;
     // Not earlier: whoever does not want to wait for the audit may end it as any other.
     let end = Termination::catch().context("catch signals")?;
-    let teller = Teller { json: args.json, style: Style::of_stdout(), layers: layers(&report) };
+    let teller = Teller { json: args.compare.json, style: Style::of_stdout(), layers: layers(&report) };
     let told = print(&report)
         .and_then(|()| teller.begin(dir))
         .and_then(|()| watch.run(&end, &mut |notice| teller.tell(&notice)));

@@ -97,7 +97,7 @@ struct Lint<'a> {
 /// Memory is bounded by constants, see the [module](self).
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) alone; everything else is a [`Finding`].
+/// [`crate::Error::Io`] alone; everything else is a [`Finding`].
 pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Finding)) -> Result<()> {
     let mut out = Findings::new(report);
     let Some(superblock) = block0::check(image, header, &mut out)? else {

@@ -28,9 +28,9 @@ pub struct Content {
 pub struct InodeRecord {
     /// Its number.
     pub nid: U64,
-    /// Index of the layer it came from, lowest is 0; [`NONE`] for directories that no layer describes.
+    /// Index of the layer it came from, lowest is 0; [`super::NONE`] for directories that no layer describes.
     pub layer: U32,
-    /// Index of its content in [`Section::Contents`]; [`NONE`] unless it is a regular file.
+    /// Index of its content in [`Section::Contents`]; [`super::NONE`] unless it is a regular file.
     pub content: U32,
 }
 

@@ -11,21 +11,21 @@ use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, ReadAt, Result, blocks_
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Section {
-    /// The [`Statement`], canonical JSON.
+    /// The [`super::Statement`], canonical JSON.
     Statement = 1,
     /// The OCI image manifest as it was read.
     Manifest = 2,
     /// The OCI image configuration as it was read.
     Config = 3,
-    /// One [`Content`] for each distinct file content.
+    /// One [`super::Content`] for each distinct file content.
     Contents = 4,
-    /// One [`InodeRecord`] for each inode, ascending by nid.
+    /// One [`super::InodeRecord`] for each inode, ascending by nid.
     Inodes = 5,
-    /// One [`LayerRecord`] for each layer, lowest first.
+    /// One [`super::LayerRecord`] for each layer, lowest first.
     Layers = 6,
-    /// One [`DeletedRecord`] for each file that was deleted but still ships, in order of deletion.
+    /// One [`super::DeletedRecord`] for each file that was deleted but still ships, in order of deletion.
     Deleted = 7,
-    /// Paths that [`DeletedRecord`]s point into.
+    /// Paths that [`super::DeletedRecord`]s point into.
     Paths = 8,
 }
 

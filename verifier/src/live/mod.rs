@@ -201,9 +201,13 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
                 let text = format!("dm-verity device {shown} was made with {word}");
                 report.problem(ProblemKind::VerityOptions, text);
             }
-            let own = report.root_hash().map(|root| mkimg_format::hex(&root));
-            if own.is_some_and(|own| own != table.root_hash) {
-                let text = format!("dm-verity device {shown} checks against root hash {}", table.root_hash);
+            let own = report.backing.as_ref();
+            let own = own.map(|backing| (mkimg_format::hex(&backing.root_hash), backing.data_blocks));
+            if own.is_some_and(|own| own != (table.root_hash.clone(), table.data_blocks)) {
+                let text = format!(
+                    "dm-verity device {shown} checks {} blocks against root hash {}",
+                    table.data_blocks, table.root_hash
+                );
                 report.problem(ProblemKind::VerityRoot, text);
             }
         }
