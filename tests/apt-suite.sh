@@ -1,4 +1,4 @@
-# Sourced by setup.sh and images.sh: packages of another Debian suite, without touching the system's apt.
+# Sourced by setup.sh, vm/setup.sh and images.sh: packages of another Debian suite, without touching the system's apt.
 #
 # apt gets its own source list, package lists, cache and (empty) package database below $MKIMG_TOOLS/apt/SUITE,
 # so nothing on the machine can be upgraded or pinned by accident. The mirror is the one the machine uses.
@@ -11,10 +11,11 @@ debian_mirror() {
         awk -v suite="$(. /etc/os-release && echo "$VERSION_CODENAME")" '$1 == suite { print $2; exit }'
 }
 
-# apt_suite SUITE COMMAND...: runs apt-get with the private state of SUITE.
+# apt_suite SUITE COMMAND...: runs apt-get, or apt-cache for the commands that only look, with the private state of SUITE.
 apt_suite() {
-    local suite=$1 state
+    local suite=$1 state program='apt-get -q'
     shift
+    case $1 in depends | show | policy) program=apt-cache ;; esac
     state=$MKIMG_TOOLS/apt/$suite
     if [ ! -s "$state/sources.list" ]; then
         mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/none"
@@ -24,7 +25,7 @@ apt_suite() {
         [ -n "$mirror" ] || { echo "apt-suite: no Debian mirror among the apt sources" >&2; return 1; }
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$state/sources.list"
     fi
-    apt-get -q \
+    $program \
         -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts="$state/none" \
         -o Dir::Etc::Preferences="$state/none/preferences" -o Dir::Etc::PreferencesParts="$state/none" \
         -o Dir::State="$state" -o Dir::State::Lists="$state/lists" -o Dir::State::Status="$state/status" \
@@ -47,4 +48,35 @@ download_only() {
     apt_suite "$suite" update
     mkdir -p "$dir"
     (cd "$dir" && apt_suite "$suite" download "$@")
+}
+
+# unpack_tree SUITE DIR PACKAGE...: the packages and all they depend on, as a small root file system in DIR.
+unpack_tree() {
+    local suite=$1 dir=$2 deb
+    shift 2
+    download_with_dependencies "$suite" "$@"
+    for deb in "$MKIMG_TOOLS/apt/$suite/cache/archives"/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" |
+            tar -x -C "$dir" --no-same-owner --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale
+        rm "$deb"
+    done
+}
+
+# wrap_program TREE PROGRAM [ARGUMENT...]: makes $MKIMG_TOOLS/bin/PROGRAM, which runs TREE/usr/bin/PROGRAM with the loader
+# and the libraries of the tree, so that neither has to fit the system. TREE lies in $MKIMG_TOOLS. The arguments come
+# before those of the caller; $root in them is the tree.
+wrap_program() {
+    local tree=$1 program=$2 loader
+    shift 2
+    [ -x "$MKIMG_TOOLS/$tree/usr/bin/$program" ] || { echo "apt-suite: $program is missing from $tree" >&2; return 1; }
+    loader=$(find "$MKIMG_TOOLS/$tree" -name 'ld-linux*.so.*' -printf '%P\n' | head -n 1)
+    [ -n "$loader" ] || { echo "apt-suite: no dynamic loader in $tree" >&2; return 1; }
+    mkdir -p "$MKIMG_TOOLS/bin"
+    # Relative to the wrapper, so that the folder can be moved or cached.
+    cat >"$MKIMG_TOOLS/bin/$program" <<WRAPPER
+#!/bin/sh
+root=\$(dirname "\$(readlink -f "\$0")")/../$tree
+exec "\$root/$loader" --library-path "\$root/usr/lib/$(uname -m)-linux-gnu" "\$root/usr/bin/$program" $* "\$@"
+WRAPPER
+    chmod +x "$MKIMG_TOOLS/bin/$program"
 }

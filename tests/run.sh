@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that has to hold before a change goes in: tests/run.sh [--quick]
 #
-# Prepares the machine (setup.sh), builds the program, checks format and lints, makes the real images, runs the unit
+# Prepares the machine (setup.sh, vm/setup.sh), builds the program, checks format and lints, makes the real images, runs the unit
 # and end-to-end tests, the case suite when it lies beside the project, and each fuzz target for a moment when
 # cargo-fuzz and a nightly compiler are there. Run it as root for the tests that mount; without root they are skipped.
 # Skipped tests are counted and listed at the end.
@@ -46,6 +46,7 @@ step() { # step NAME COMMAND...: runs it and says how long it took
 
 if [ "$quick" = 0 ]; then
     step setup tests/setup.sh
+    step 'virtual machines' tests/vm/setup.sh
 fi
 step format cargo fmt --all --check
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings

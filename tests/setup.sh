@@ -19,6 +19,7 @@ packages=(
     cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
     aide time                                                           # peer and stopwatch of the benchmarks
+    kmod dmsetup fsverity                                               # other kernels in a virtual machine
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )
 erofs_suite=trixie # erofs-utils 1.8.6; bookworm has 1.5 and its backports have none
@@ -43,30 +44,14 @@ erofs=$MKIMG_TOOLS/erofs-utils
 if [ ! -e "$erofs/.complete" ]; then
     echo "setup: unpacking erofs-utils of $erofs_suite"
     rm -rf "$erofs"
-    mkdir -p "$erofs" "$MKIMG_TOOLS/bin"
-    download_with_dependencies "$erofs_suite" erofs-utils
-    for deb in "$MKIMG_TOOLS/apt/$erofs_suite/cache/archives"/*.deb; do
-        dpkg-deb --fsys-tarfile "$deb" |
-            tar -x -C "$erofs" --no-same-owner --wildcards './usr/bin/*erofs*' './usr/lib/*' './lib*' './usr/lib64/*' 2>/dev/null || true
-    done
-    rm -f "$MKIMG_TOOLS/apt/$erofs_suite/cache/archives"/*.deb
-    loader=$(find "$erofs" -name 'ld-linux*.so.*' | head -n 1)
-    [ -n "$loader" ] || { echo "setup: no dynamic loader among the dependencies of erofs-utils" >&2; exit 1; }
-    for tool in fsck.erofs mkfs.erofs dump.erofs; do
-        [ -x "$erofs/usr/bin/$tool" ] || { echo "setup: $tool is missing from erofs-utils" >&2; exit 1; }
-        # Relative to the wrapper, so that the folder can be moved or cached.
-        cat >"$MKIMG_TOOLS/bin/$tool" <<WRAPPER
-#!/bin/sh
-root=\$(dirname "\$(readlink -f "\$0")")/../erofs-utils
-exec "\$root${loader#"$erofs"}" --library-path "\$root/usr/lib/$(uname -m)-linux-gnu" "\$root/usr/bin/$tool" "\$@"
-WRAPPER
-        chmod +x "$MKIMG_TOOLS/bin/$tool"
-    done
+    mkdir -p "$erofs"
+    unpack_tree "$erofs_suite" "$erofs" erofs-utils
+    for tool in fsck.erofs mkfs.erofs dump.erofs; do wrap_program erofs-utils "$tool"; done
     "$MKIMG_TOOLS/bin/fsck.erofs" --version >/dev/null
     touch "$erofs/.complete"
 fi
 
-command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.88 or newer" >&2
+command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.89 or newer" >&2
 
 version() { # one line each: NAME and what it says about itself
     printf '%-12s %s\n' "$1" "$("${@:2}" 2>&1 | sed -n 1p || true)"

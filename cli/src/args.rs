@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Build(BuildArgs),
     /// Check every byte of an image, of a tree extracted from it, or of a live mount, and name what differs.
     Verify(VerifyArgs),
+    /// Name what differs between two images, or between an image and a directory.
+    Diff(DiffArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
     /// Unmount an image.
@@ -145,6 +147,41 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
     /// Print one JSON object a line: findings, then the summary.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg diff web-1.img web-2.img                 what a new version changes, by path and layer
+  mkimg diff web-1.seal web-2.seal --json        two detached seals will do
+  mkimg diff web-1.img web-2.img --only security
+  mkimg diff web.img rootfs --ignore mtime       as verify does, with the layer of each path
+
+Content is compared by sealed digests; `mkimg verify` says whether an image keeps to its own. Exit
+status: 0 no differences, 1 differences, 2 something could not be compared.")]
+pub(crate) struct DiffArgs {
+    /// An image file, or its detached seal.
+    pub first: PathBuf,
+    /// Another one, or a directory.
+    pub second: PathBuf,
+    /// A field that may differ; may be given several times.
+    #[arg(long, value_name = "FIELD")]
+    pub ignore: Vec<Field>,
+    /// Paths that are left out, with what is below them; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_path: Vec<Glob>,
+    /// Names of extended attributes that may differ; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub ignore_xattr: Vec<Glob>,
+    /// Only what gives somebody power (set-id files, capabilities, devices), and what hides anything.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub only: Option<Only>,
+    /// Number of threads, at most 64 [default: one for each processor, at most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<NonZeroUsize>,
+    /// Print one JSON object a line: differences, then the summary.
     #[arg(long)]
     pub json: bool,
 }
@@ -268,6 +305,7 @@ pub(crate) struct CatArgs {
 Examples:
   mkimg extract web.img rootfs               everything, owners and xattrs too when root
   mkimg extract web.img etc-only --path /etc
+  mkimg extract web.img rootfs --fs-verity   the kernel checks files whenever they are read
 
 Content is checked against its sealed digest while it is written; whether the seal is the right one,
 `mkimg verify --root-hash` says. Nothing outside the directory is ever touched, whatever the image
@@ -283,6 +321,9 @@ pub(crate) struct ExtractArgs {
     /// Do not restore owners and groups.
     #[arg(long)]
     pub no_owner: bool,
+    /// Have the kernel check every read of the files (fs-verity); takes ext4, f2fs or btrfs with that feature.
+    #[arg(long)]
+    pub fs_verity: bool,
 }
 
 #[derive(Debug, Args)]

@@ -86,16 +86,33 @@ const fn rank(kind: Kind) -> u8 {
     }
 }
 
+/// What an image is compared with, which decides the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    /// A tree: names are missing or extra.
+    Tree,
+    /// An overlay over the image: names are deleted or added, and all of that by its upper directories.
+    Overlay,
+    /// A second image: names are deleted or added.
+    Image,
+}
+
 /// Prints a table of differences.
 pub(crate) struct Table<'a> {
     style: Style,
-    /// Directories of an overlay over the image; empty if there is none.
-    above: &'a [PathBuf],
+    view: View,
+    /// What else there is to say about a path.
+    note: &'a dyn Fn(&Difference) -> Option<String>,
 }
 
 impl<'a> Table<'a> {
-    pub(crate) fn new(style: Style, above: &'a [PathBuf]) -> Self {
-        Self { style, above }
+    pub(crate) fn new(style: Style, view: View) -> Self {
+        Self { style, view, note: &|_| None }
+    }
+
+    /// Adds a note to the line of each path.
+    pub(crate) fn note(self, note: &'a dyn Fn(&Difference) -> Option<String>) -> Self {
+        Self { note, ..self }
     }
 
     /// Prints everything, paths that concern security first.
@@ -126,8 +143,8 @@ impl<'a> Table<'a> {
     /// One path.
     fn line(&self, group: &[&Difference], below: u64, out: &mut impl Write) -> Result<()> {
         let Some(worst) = group.iter().min_by_key(|found| rank(found.kind)) else { return Ok(()) };
-        let overlay = !self.above.is_empty();
-        let word = if overlay { change(worst.kind) } else { class(worst.kind) };
+        let overlay = self.view == View::Overlay;
+        let word = if self.view == View::Tree { class(worst.kind) } else { change(worst.kind) };
         let mut details: Vec<String> = group.iter().filter_map(|found| detail(found)).collect();
         if below > 0 {
             details.push(format!("and {} below", count(below, "name")));
@@ -142,6 +159,9 @@ impl<'a> Table<'a> {
         write!(out, "{head} {}", escape(&worst.path))?;
         if !details.is_empty() {
             write!(out, "  {}", details.join("; "))?;
+        }
+        if let Some(note) = (self.note)(worst) {
+            write!(out, "  {note}")?;
         }
         if let Some(first) = alarms.first() {
             write!(out, "  {}", self.style.alarm(&format!("[{first}]")))?;

@@ -22,10 +22,12 @@ use crate::args::{Arguments, Command};
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // An audit that could not be made must not look like one that found differences.
-    let code_of_errors = if matches!(arguments.command, Command::Verify(_)) { 2 } else { 1 };
+    let code_of_errors =
+        if matches!(arguments.command, Command::Verify(_) | Command::Diff(_)) { 2 } else { 1 };
     let outcome = match arguments.command {
         Command::Build(args) => commands::build::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Diff(args) => commands::diff::run(&args),
         Command::Mount(args) => commands::mount::run(&args),
         Command::Umount(args) => commands::mount::umount(&args),
         Command::Mounts(args) => commands::mount::list(&args),

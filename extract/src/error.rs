@@ -47,6 +47,21 @@ pub enum Error {
         /// As it should be.
         sealed: [u8; 32],
     },
+    /// The kernel's fs-verity digest is not the sealed one.
+    #[error(
+        "{}: the kernel's fs-verity digest is {}, the seal says {}",
+        escape(path),
+        hex(found),
+        hex(sealed)
+    )]
+    FsVerity {
+        /// The file.
+        path: Vec<u8>,
+        /// What the kernel says.
+        found: [u8; 32],
+        /// As it should be.
+        sealed: [u8; 32],
+    },
     /// A regular file without a digest.
     #[error("{}: the seal has no digest for it", escape(path))]
     Unsealed {

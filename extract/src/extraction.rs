@@ -6,6 +6,8 @@ use std::path::Path;
 
 use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Nid, WalkEntry};
+use mkimg_format::seal::Content;
+use mkimg_kernel::fsverity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -43,6 +45,7 @@ struct Extraction<'a, R> {
     links: HashMap<Nid, Link>,
     copier: Copier<'a>,
     restorer: Restorer,
+    fs_verity: bool,
     summary: Summary,
 }
 
@@ -65,6 +68,7 @@ pub(crate) fn extract<R: ReadAt>(
         links: HashMap::new(),
         copier: Copier::new(options.progress),
         restorer: Restorer::new(options.owners),
+        fs_verity: options.fs_verity,
         summary: Summary::default(),
     };
     let summary = &mut extraction.summary;
@@ -159,14 +163,18 @@ impl<R: ReadAt> Extraction<'_, R> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = rustix::fs::openat(here, name, flags, mode).map_err(exists(path, "cannot create file"))?;
-        let file = File::from(fd);
-        if let Err(error) = self.copier.copy(self.fs, inode, path, &file, sealed) {
+        let mut file = File::from(fd);
+        let digest = sealed.map(|content| content.blake3);
+        if let Err(error) = self.copier.copy(self.fs, inode, path, &file, digest) {
             // The first error is the one to tell; this one could only add that the file is still there.
             let _ = rustix::fs::unlinkat(here, name, AtFlags::empty());
             return Err(error);
         }
         if self.dirs.inherits() {
             strip_acls(&file).map_err(host(path, "cannot remove inherited access control list"))?;
+        }
+        if self.fs_verity {
+            file = protect(file, path, sealed.as_ref())?;
         }
         self.restorer.restore(Handle::open(&file), path, inode, &xattrs, &mut self.summary)?;
         count(&mut self.summary.files);
@@ -273,6 +281,24 @@ impl<R: ReadAt> Extraction<'_, R> {
     fn may_change_root(&self, fd: &std::os::fd::OwnedFd) -> Result<bool> {
         let stat = rustix::fs::fstat(fd).map_err(host(b"/", "cannot look at it"))?;
         Ok(rustix::process::geteuid().is_root() || self.target.belongs_to_owner(&stat))
+    }
+}
+
+/// Turns fs-verity on for a file that is written: from here on the kernel checks every read of it.
+///
+/// The kernel wants no writer, so the file is opened anew. Its attributes can still be set.
+fn protect(file: File, path: &[u8], sealed: Option<&Content>) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let reader = rustix::fs::open(proc_path(&file), flags, Mode::empty())
+        .map_err(host(path, "cannot open file for fs-verity"))?;
+    drop(file);
+    fsverity::enable(&reader).map_err(host(path, "cannot enable fs-verity"))?;
+    let found = fsverity::measure(&reader).map_err(host(path, "cannot read its fs-verity digest"))?;
+    match sealed {
+        Some(content) if content.fsverity != found => {
+            Err(Error::FsVerity { path: path.to_vec(), found, sealed: content.fsverity })
+        }
+        _ => Ok(File::from(reader)),
     }
 }
 

@@ -38,23 +38,22 @@ use std::path::Path;
 
 use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, Nid};
-use mkimg_format::seal::{NONE, Seal};
+use mkimg_format::seal::{Content, NONE, Seal};
 
 pub use error::{Error, Result};
 pub use options::{Options, Owners};
 pub use summary::{SKIPPED_MAX, Skipped, Summary};
 
-/// Says which BLAKE3-256 digest the content of a regular file must have; `None` when no digest is known for it,
-/// which [`extract`] takes for an error. [`sealed`] makes one from a seal.
-pub type Digests<'a> = &'a dyn Fn(Nid) -> mkimg_format::Result<Option<[u8; 32]>>;
+/// Says which digests the content of a regular file must have; `None` when none are known for it, which [`extract`] takes for an error. [`sealed`] makes one from a seal.
+pub type Digests<'a> = &'a dyn Fn(Nid) -> mkimg_format::Result<Option<Content>>;
 
 /// The digests that a seal has.
-pub fn sealed<R: ReadAt>(seal: &Seal<R>) -> impl Fn(Nid) -> mkimg_format::Result<Option<[u8; 32]>> + '_ {
+pub fn sealed<R: ReadAt>(seal: &Seal<R>) -> impl Fn(Nid) -> mkimg_format::Result<Option<Content>> + '_ {
     |nid| {
         let Some(record) = seal.inode_record(nid.0)? else { return Ok(None) };
         match record.content.get() {
             NONE => Ok(None),
-            index => Ok(seal.contents().get(index.into())?.map(|content| content.blake3)),
+            index => seal.contents().get(index.into()),
         }
     }
 }

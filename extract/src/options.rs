@@ -27,6 +27,10 @@ pub struct Options<'a> {
     ///
     /// Directories that exist keep their attributes, the target itself too. Anything else that exists is an error.
     pub into_existing: bool,
+    /// Whether the kernel is to check every read of a file from now on, which can then be replaced but not changed.
+    ///
+    /// Takes a file system with fs-verity (ext4 and f2fs with the feature `verity`, btrfs); an error elsewhere.
+    pub fs_verity: bool,
     /// Told how many more bytes of content are done, holes included.
     pub progress: Option<&'a dyn Fn(u64)>,
 }
@@ -37,6 +41,7 @@ impl std::fmt::Debug for Options<'_> {
             .field("owners", &self.owners)
             .field("paths", &self.paths)
             .field("into_existing", &self.into_existing)
+            .field("fs_verity", &self.fs_verity)
             .finish_non_exhaustive()
     }
 }

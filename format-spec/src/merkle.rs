@@ -21,6 +21,14 @@ pub fn hash_block(block: &[u8]) -> Sha256 {
     Hasher::digest(block).into()
 }
 
+/// Hashes of consecutive blocks, many at a time.
+///
+/// # Panics
+/// When `blocks` is not as long as the blocks of all `digests`.
+pub fn hash_blocks(blocks: &[u8], digests: &mut [Sha256]) {
+    mkimg_hash::hash_blocks(blocks, BLOCK_LEN, digests);
+}
+
 /// Number of hash blocks on each level for `leaves` data blocks, leaf level first.
 ///
 /// Empty for zero or one leaf: then the root is the leaf itself. The last level has one block.

@@ -293,11 +293,6 @@ pub fn available() -> std::result::Result<(), Unavailable> {
     control.has_verity().map_err(Unavailable::NoVerity)
 }
 
-/// Removes a mapped device; with `deferred`, at its last close when it is in use.
-pub fn remove(name: &str, deferred: bool) -> Result<()> {
-    Control::open()?.remove(name, deferred).map_err(named("remove", name))
-}
-
 /// Verity status of a mapped device by name, see [`VerityDevice::status`].
 pub fn status(name: &str) -> Result<String> {
     Control::open()?.status(name).map_err(named("status", name))

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 
 use crate::error::{Error, Result, errno_of};
-use mkimg_kernel::dm;
 use mkimg_kernel::mountinfo;
-use mkimg_kernel::mounts::{Backing, ImageMount, image_mount};
+use mkimg_kernel::mounts::{ImageMount, image_mount};
 
 /// How to unmount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,12 +46,7 @@ pub fn umount(target: &Path, options: UmountOptions) -> Result<Unmounted> {
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, options.lazy);
     rustix::mount::unmount(&path, flags).map_err(Error::at("unmount", &path))?;
-    if let Some(ImageMount { backing: Backing::Dm { name, .. }, .. }) = &image
-        && name.starts_with("mkimg-")
-    {
-        // Removal has been pending since the mount. This is for a device whose mark was lost (a
-        // kernel before 3.13, or another tool); that it is gone already is the normal case.
-        let _ = dm::remove(name, true);
-    }
+    // The mapped device is not removed by its name: removal has been pending since the mount, and the name may
+    // already be that of the next mount of the same image.
     Ok(Unmounted { target: path, fstype, image })
 }

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod listing;
 pub mod mount;
 pub mod need;
+pub mod vm;
 
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Objects whose keys are anybody's.
@@ -124,8 +125,50 @@ fn every_field_of_an_audit_is_documented() {
     let tree = dir.path().join("odd");
     std::fs::write(tree.join(OsStr::from_bytes(b"\xff")), "shorter").unwrap();
     std::fs::write(tree.join("extra"), "").unwrap();
+    std::fs::set_permissions(tree.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
     let lines = mkimg(args!["verify", "--json", odd, tree]).output().code(1).json_lines();
     assert_documented("verify --json IMAGE DIR", &lines, &[]);
+}
+
+#[test]
+fn every_field_of_a_comparison_is_documented() {
+    let dir = scratch();
+    let [everything, sample, odd] = images_in(dir.path());
+    let set_id = dir.path().join("set-id");
+    std::fs::create_dir(&set_id).unwrap();
+    std::fs::write(set_id.join(OsStr::from_bytes(b"\xff")), "other").unwrap();
+    std::fs::write(set_id.join("extra"), "").unwrap();
+    std::fs::set_permissions(set_id.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let other = dir.path().join("other.mkimg");
+    let _ = mkimg(args!["build", format!("dir:{}", set_id.display()), "-o", other, "--name", "n"]).ok();
+    let mut lines = mkimg(args!["diff", "--json", odd, other]).output().code(1).json_lines();
+    lines.extend(mkimg(args!["diff", "--json", everything, sample]).output().code(1).json_lines());
+    assert_documented("diff --json", &lines, &[]);
+}
+
+#[test]
+fn root_every_field_of_an_audit_of_a_mount_is_documented() {
+    require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
+    let dir = scratch();
+    let [image, _, odd] = images_in(dir.path());
+    let mut lines = Vec::new();
+    for (name, image) in [("everything", &image), ("odd", &odd)] {
+        let [point, upper, work] = ["m", "u", "w"].map(|what| dir.path().join(format!("{name}.{what}")));
+        std::fs::create_dir(&point).unwrap();
+        let _mounted = Mounted::adopt(&point);
+        let _ = mkimg(args!["mount", image, point, "--via", "loop", "--upper", upper, "--work", work]).ok();
+        std::fs::write(point.join("extra"), "").unwrap();
+        std::fs::set_permissions(point.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+        let first = if name == "odd" { OsStr::from_bytes(b"\xff") } else { OsStr::new("bin/tool") };
+        std::fs::write(point.join(first), "shorter").unwrap();
+        // Damage of the file, and its name gone.
+        let mut bytes = std::fs::read(image).unwrap();
+        bytes[4096] ^= 1;
+        std::fs::write(image, bytes).unwrap();
+        std::fs::remove_file(image).unwrap();
+        lines.extend(mkimg(args!["verify", "--json", point]).output().code(1).json_lines());
+    }
+    assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths"]);
 }
 
 #[test]

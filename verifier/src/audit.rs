@@ -10,6 +10,7 @@ use mkimg_format::{BLOCK_SIZE, ReadAt, Sha256, detached, hex, lint};
 
 use crate::Error;
 use crate::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
+use crate::block_cache::BlockCache;
 use crate::content::{Sealed, section_word};
 use crate::geometry::{Geometry, without_slack};
 use crate::paths::{self, Segment};
@@ -344,7 +345,8 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
         // Slack that is protected by the hash is reported by itself, and must not hide the rest.
         let mended = self.geometry.block0.as_ref().map(|block| without_slack(block));
         let gap = if self.data_absent { BLOCK_SIZE..at(self.geometry.meta_block) } else { 0..0 };
-        let view = View::new(self.view.io(), mended, gap);
+        let cache = BlockCache::new(self.view.io());
+        let view = View::new(&cache, mended, gap);
         let findings = &mut self.findings;
         let leaves = self.geometry.levels.first().copied().filter(|_| tree_holds);
         match Seal::open(&view, &header) {

@@ -21,11 +21,13 @@
 mod attributes;
 mod audit;
 mod blame;
+mod block_cache;
 mod content;
+/// Differences of two images.
+pub mod diff;
 mod difference;
 mod error;
 mod geometry;
-mod leaves;
 /// Audits of live mounts.
 pub mod live;
 mod lowest;

@@ -14,11 +14,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mkimg_format::merkle::{FANOUT, hash_block};
+use mkimg_format::merkle::{FANOUT, hash_block, hash_blocks};
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
 
-use crate::leaves::hash_run;
 use crate::lowest::Lowest;
 use crate::view::read_block;
 
@@ -333,7 +332,7 @@ impl<R: ReadAt> Scanner<'_, R> {
                 trouble.note(error);
             }
             if read.is_ok() {
-                hash_run(bytes, digests);
+                hash_blocks(bytes, digests);
                 known |= first_bits(u32::try_from(count).unwrap_or_default())
                     .checked_shl(u32::try_from(slot0).unwrap_or_default())
                     .unwrap_or_default();
@@ -345,7 +344,7 @@ impl<R: ReadAt> Scanner<'_, R> {
                     let slot = slot0.saturating_add(index);
                     match self.image.read_exact_at(block, at) {
                         Ok(()) => {
-                            hash_run(block, std::slice::from_mut(digest));
+                            *digest = hash_block(block);
                             known |= bit(slot);
                         }
                         Err(error) => {

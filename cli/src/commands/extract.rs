@@ -33,6 +33,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
         owners: if args.no_owner { Owners::Skip } else { Owners::Auto },
         paths: args.path.iter().map(|path| path.as_bytes().to_vec()).collect(),
         into_existing: false,
+        fs_verity: args.fs_verity,
         progress: Some(&advance),
     };
     let summary = extract(&fs, Some(&digests), &args.target, &options);

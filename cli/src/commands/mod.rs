@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod cat;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod extract;
 pub(crate) mod inspect;

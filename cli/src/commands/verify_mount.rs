@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::verify::{self, FindingLine};
 use super::verify_tree::{compared, differ};
 use crate::args::VerifyArgs;
-use crate::differences::{DifferenceLine, Table};
+use crate::differences::{DifferenceLine, Table, View};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 use crate::style::Style;
@@ -142,7 +142,8 @@ fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Wr
         writeln!(out, "{} {}", style.alarm(&format!("! {:<17}", problem.kind.word())), problem.text)?;
     }
     if let Some(tree) = &report.tree {
-        Table::new(style, &report.above).print(&tree.findings, out)?;
+        let view = if report.above.is_empty() { View::Tree } else { View::Overlay };
+        Table::new(style, view).print(&tree.findings, out)?;
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
         write!(out, "{} ", style.alarm("! file"))?;

@@ -1,7 +1,9 @@
 //! `mkimg verify IMAGE DIR`
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
-use crate::differences::{DifferenceLine, Table};
+use crate::differences::{DifferenceLine, Table, View};
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
@@ -34,30 +36,39 @@ struct Summary<'a> {
     unseen: &'a [String],
 }
 
-/// What the tree was compared with.
-struct Baseline {
-    anchored: bool,
-    root_hash: [u8; 32],
+/// An image or detached seal to compare with, whose records were checked.
+pub(super) struct Baseline {
+    pub(super) image: Sealed<File>,
+    pub(super) header: Header,
+    pub(super) anchored: bool,
+    pub(super) root_hash: [u8; 32],
+}
+
+impl Baseline {
+    /// Opens it and checks its records: whatever equals forged records proves nothing. File data is not needed for
+    /// that.
+    pub(super) fn open(path: &Path, root_hash: Option<[u8; 32]>, threads: NonZeroUsize) -> Result<Self> {
+        let image = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        let header = Header::read(&image).with_context(|| show(path))?;
+        let records = WithoutData::new(&image, &header);
+        let options = Options { root_hash, threads, progress: None };
+        let checked = verify_image(&records, &options).with_context(|| show(path))?;
+        if !checked.is_clean() {
+            let findings = count(checked.findings.len() as u64, "finding");
+            bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
+        }
+        let (anchored, root_hash) = (checked.anchored, checked.root_hash);
+        Ok(Self { image, header, anchored, root_hash })
+    }
 }
 
 /// Audits `dir` against the image or detached seal `baseline`.
 pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
     let threads = super::threads(args.threads);
-    let image = Sealed::open(open_file(baseline)?).with_context(|| show(baseline))?;
-    let header = Header::read(&image).with_context(|| show(baseline))?;
-
-    // The records come first: a tree that equals forged records proves nothing. File data is not needed for that.
-    let records = WithoutData::new(&image, &header);
-    let options = Options { root_hash: args.root_hash, threads, progress: None };
-    let checked = verify_image(&records, &options).with_context(|| show(baseline))?;
-    if !checked.is_clean() {
-        let findings = count(checked.findings.len() as u64, "finding");
-        bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(baseline));
-    }
-    let baseline = Baseline { anchored: checked.anchored, root_hash: checked.root_hash };
+    let baseline = Baseline::open(baseline, args.root_hash, threads)?;
 
     let bar = Bar::new();
-    let (done, total) = (AtomicU64::new(0), header.hash_offset());
+    let (done, total) = (AtomicU64::new(0), baseline.header.hash_offset());
     let advance = |bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         bar.show("check", done, total.max(done));
@@ -71,7 +82,7 @@ pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<Exit
         only_security: args.only.is_some(),
         progress: Some(&advance),
     };
-    let report = audit_tree(&image, dir, &options);
+    let report = audit_tree(&baseline.image, dir, &options);
     bar.clear();
     let report = report.with_context(|| show(dir))?;
     super::verdict(report.is_clean(), report.complete, print(args, dir, &baseline, &report))
@@ -117,7 +128,7 @@ fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Wri
         )?;
     }
     let style = Style::of_stdout();
-    Table::new(style, &[]).print(&report.findings, out)?;
+    Table::new(style, View::Tree).print(&report.findings, out)?;
     for unseen in &report.unseen {
         writeln!(out, "not seen: {unseen}")?;
     }

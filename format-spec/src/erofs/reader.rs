@@ -101,7 +101,7 @@ impl<R: ReadAt> FileSystem<R> {
     }
 
     /// The extents that touch `length` file bytes from `offset` on.
-    pub(super) fn extents_within<'a>(&'a self, inode: &'a Inode, offset: u64, length: u64) -> Extents<'a, R> {
+    pub fn extents_within<'a>(&'a self, inode: &'a Inode, offset: u64, length: u64) -> Extents<'a, R> {
         Extents::within(self, inode, offset, length)
     }
 

@@ -14,7 +14,7 @@ const GROUPS_HELD: u64 = 1 << 20;
 /// Finds the sealed content of inodes with two reads, and mostly one.
 ///
 /// Of the inode records, which are sorted, only every 256th number is held in memory.
-pub(super) struct Digests<'a, R> {
+pub(crate) struct Digests<'a, R> {
     seal: &'a Seal<&'a R>,
     io: &'a R,
     place: Place,
@@ -23,13 +23,13 @@ pub(super) struct Digests<'a, R> {
 
 /// The records that were read last. Files of one directory tend to stand side by side.
 #[derive(Default)]
-pub(super) struct Group {
+pub(crate) struct Group {
     index: Option<usize>,
     bytes: Vec<u8>,
 }
 
 impl<'a, R: ReadAt> Digests<'a, R> {
-    pub(super) fn new(seal: &'a Seal<&'a R>, io: &'a R) -> Result<Self, Error> {
+    pub(crate) fn new(seal: &'a Seal<&'a R>, io: &'a R) -> Result<Self, Error> {
         let place = seal.table().place(Section::Inodes);
         let groups = place.records().div_ceil(GROUP);
         let mut first = Vec::new();
@@ -44,7 +44,7 @@ impl<'a, R: ReadAt> Digests<'a, R> {
     }
 
     /// What the seal says about the content of a regular file; `None` when it says nothing.
-    pub(super) fn of(&self, inode: &Inode, group: &mut Group) -> Result<Option<Content>, Error> {
+    pub(crate) fn of(&self, inode: &Inode, group: &mut Group) -> Result<Option<Content>, Error> {
         let content = if self.first.is_empty() {
             self.seal.inode_record(inode.nid.0)?.map(|record| record.content.get())
         } else {

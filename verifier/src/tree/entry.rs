@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::Field;
 use super::digests::Group;
+use super::first_difference::SealedFile;
 use super::host::Stat;
 use super::walk::{Audit, Task, join};
 use super::xattrs::{CAPABILITY, Handle, Reader, xattr_difference};
@@ -253,7 +254,8 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     }
 
     fn first_difference(&self, fd: &OwnedFd, inode: &Inode, stat: &Stat) -> Option<Offset> {
-        self.audit.blocks.first_difference(self.audit.fs, inode, fd, stat.size())
+        let sealed = SealedFile { fs: self.audit.fs, blocks: &self.audit.blocks, inode };
+        sealed.first_difference(fd, stat.size())
     }
 
     /// Reads and hashes `size` bytes. What is behind them shows in the size.
@@ -335,7 +337,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
             return;
         }
         if inode.nlink > 1 {
-            self.audit.links.add(inode, stat, path());
+            self.audit.links.add(inode, stat.identity(), stat.nlink(), path());
         } else if stat.nlink() != 1 {
             let found = format!("{} links", stat.nlink());
             self.add(Difference::new(path(), Kind::Links).expected("1 link").found(found));

@@ -15,13 +15,13 @@ use rustix::io::Errno;
 use crate::difference::Offset;
 
 /// The sealed digests of all blocks of an image.
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     leaves: Option<Level>,
     data_blocks: u64,
 }
 
 impl Blocks {
-    pub(super) fn new(header: &Header) -> Self {
+    pub(crate) fn new(header: &Header) -> Self {
         let data_blocks = header.data_blocks;
         Self { leaves: verity::levels(data_blocks, header.tree_offset()).first().copied(), data_blocks }
     }
@@ -39,52 +39,79 @@ impl Blocks {
         Some(digest)
     }
 
+    /// What is sealed of the block of a file that starts at byte `at`; `None` when its place cannot be read.
+    fn sealed<R: ReadAt>(&self, fs: &FileSystem<&R>, inode: &Inode, at: u64) -> Option<Block> {
+        let length = BLOCK_SIZE.min(inode.size.saturating_sub(at));
+        let extent = fs.extents_within(inode, at, length).next()?.ok()?;
+        let skip = at.checked_sub(extent.logical)?;
+        let leaf = extent.physical.and_then(|start| self.leaf(fs.io(), start.saturating_add(skip)));
+        // Behind the end of a file there are zeros, in the image and under its leaf.
+        let mut bytes = Box::new([0; BLOCK_LEN]);
+        let read = fs.read_file(inode, at, bytes.get_mut(..usize::try_from(length).ok()?)?);
+        let holds = leaf.is_none_or(|leaf| leaf == hash_block(&bytes[..]));
+        Some(Block { bytes: (read.is_ok() && holds).then_some(bytes), leaf })
+    }
+}
+
+/// A block of a sealed file.
+struct Block {
+    /// Its bytes, if they are at hand and what they should be.
+    bytes: Option<Box<[u8; BLOCK_LEN]>>,
+    /// Its digest; `None` where there is no block of data: holes, and tails among the metadata.
+    leaf: Option<Sha256>,
+}
+
+impl Block {
+    /// Where in the first `kept` bytes it differs from `other`.
+    fn difference(&self, other: &Self, at: u64, kept: usize) -> Option<Offset> {
+        if let (Some(one), Some(other)) = (&self.bytes, &other.bytes) {
+            let index = one.iter().zip(other.iter()).take(kept).position(|(one, other)| one != other)?;
+            return Some(Offset { at: at.saturating_add(u64::try_from(index).ok()?), unit: 1 });
+        }
+        (self.digest()? != other.digest()?).then_some(Offset { at, unit: BLOCK_SIZE })
+    }
+
+    fn digest(&self) -> Option<Sha256> {
+        self.leaf.or_else(|| self.bytes.as_ref().map(|bytes| hash_block(&bytes[..])))
+    }
+}
+
+/// A file in an image, and the digests of that image's blocks.
+pub(crate) struct SealedFile<'a, R> {
+    pub(crate) fs: &'a FileSystem<&'a R>,
+    pub(crate) blocks: &'a Blocks,
+    pub(crate) inode: &'a Inode,
+}
+
+impl<R: ReadAt> SealedFile<'_, R> {
     /// Where `file`, of `size` bytes, first differs from the sealed content; `None` if nothing of it can be found to
     /// differ, or if image or file cannot be read.
-    pub(super) fn first_difference<R: ReadAt>(
-        &self,
-        fs: &FileSystem<&R>,
-        inode: &Inode,
-        file: &OwnedFd,
-        size: u64,
-    ) -> Option<Offset> {
-        let common = inode.size.min(size);
-        let (mut found, mut sealed) = ([0; BLOCK_LEN], [0; BLOCK_LEN]);
-        for extent in fs.extents(inode) {
-            let extent = extent.ok()?;
-            let mut done = 0;
-            while done < extent.length {
-                let at = extent.logical.saturating_add(done);
-                if at >= common {
-                    break;
-                }
-                // What the image has of this block; the rest of the block is zeros there.
-                let length = BLOCK_SIZE.min(extent.length.saturating_sub(done));
-                let kept = usize::try_from(length.min(common.saturating_sub(at))).ok()?;
-                found.fill(0);
-                read_at(file, found.get_mut(..kept)?, at)?;
-                sealed.fill(0);
-                let data = sealed.get_mut(..usize::try_from(length).ok()?)?;
-                let (leaf, known) = match extent.physical {
-                    None => (None, true),
-                    Some(start) => {
-                        let start = start.saturating_add(done);
-                        (self.leaf(fs.io(), start), fs.io().read_exact_at(data, start).is_ok())
-                    }
-                };
-                if known && leaf.is_none_or(|leaf| leaf == hash_block(&sealed)) {
-                    let differs = found.iter().zip(&sealed).take(kept).position(|(one, other)| one != other);
-                    if let Some(index) = differs {
-                        let at = at.saturating_add(u64::try_from(index).ok()?);
-                        return Some(Offset { at, unit: 1 });
-                    }
-                } else if leaf.is_some_and(|leaf| leaf != hash_block(&found)) {
-                    return Some(Offset { at, unit: BLOCK_SIZE });
-                }
-                done = done.saturating_add(length);
+    pub(super) fn first_difference(&self, file: &OwnedFd, size: u64) -> Option<Offset> {
+        self.search(size, |at, kept| {
+            let mut bytes = Box::new([0; BLOCK_LEN]);
+            read_at(file, bytes.get_mut(..kept)?, at)?;
+            Some(Block { bytes: Some(bytes), leaf: None })
+        })
+    }
+
+    /// As [`Self::first_difference`], for a file in another image.
+    pub(crate) fn first_difference_of<S: ReadAt>(&self, other: &SealedFile<'_, S>) -> Option<Offset> {
+        self.search(other.inode.size, |at, _| other.blocks.sealed(other.fs, other.inode, at))
+    }
+
+    /// Compares block after block with what `other` gives for a place and the bytes that both files have of it.
+    fn search(&self, size: u64, mut other: impl FnMut(u64, usize) -> Option<Block>) -> Option<Offset> {
+        let common = self.inode.size.min(size);
+        let mut at = 0;
+        while at < common {
+            let kept = usize::try_from(BLOCK_SIZE.min(common.saturating_sub(at))).ok()?;
+            let sealed = self.blocks.sealed(self.fs, self.inode, at)?;
+            if let Some(found) = sealed.difference(&other(at, kept)?, at, kept) {
+                return Some(found);
             }
+            at = at.saturating_add(BLOCK_SIZE);
         }
-        (inode.size != size).then_some(Offset { at: common, unit: 1 })
+        (self.inode.size != size).then_some(Offset { at: common, unit: 1 })
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use mkimg_format::erofs::{FileType, Timestamp, escape};
+use mkimg_format::erofs::{FileType, Nid, Timestamp, escape};
 use mkimg_kernel::mountinfo;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
@@ -36,6 +36,13 @@ pub(crate) struct Stat(Statx);
 /// Which inode of this machine: device and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity(u32, u32, u64);
+
+impl Identity {
+    /// An inode of an image in the place of one of this machine.
+    pub(crate) const fn of_image(nid: Nid) -> Self {
+        Self(0, 0, nid.0)
+    }
+}
 
 impl Tree {
     pub(crate) fn open(path: &Path, cross_mounts: bool) -> Result<Self, Error> {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mkimg_format::erofs::{Inode, Nid, escape};
 
-use super::host::{Identity, Stat};
+use super::host::Identity;
 use super::report::Findings;
 use crate::difference::{Difference, Kind};
 
@@ -19,7 +19,7 @@ const OVERHEAD: usize = 128;
 
 /// Inodes of the tree, by the inode of the image whose names they have.
 #[derive(Default)]
-pub(super) struct Links {
+pub(crate) struct Links {
     held: Mutex<Held>,
 }
 
@@ -43,14 +43,14 @@ struct Member {
 
 impl Links {
     /// Takes note of one name.
-    pub(super) fn add(&self, inode: &Inode, stat: &Stat, path: Vec<u8>) {
+    pub(crate) fn add(&self, inode: &Inode, identity: Identity, nlink: u32, path: Vec<u8>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let held = &mut *held;
-        if let Some(member) = held.members.get_mut(&(inode.nid, stat.identity())) {
+        if let Some(member) = held.members.get_mut(&(inode.nid, identity)) {
             member.names = member.names.saturating_add(1);
             if path < member.path {
                 held.bytes = held.bytes.saturating_sub(member.path.len()).saturating_add(path.len());
-                member.nlink = stat.nlink();
+                member.nlink = nlink;
                 member.path = path;
             }
             return;
@@ -61,15 +61,15 @@ impl Links {
             return;
         }
         held.bytes = bytes;
-        let member = Member { names: 1, nlink: stat.nlink(), expected: inode.nlink, path };
-        held.members.insert((inode.nid, stat.identity()), member);
+        let member = Member { names: 1, nlink, expected: inode.nlink, path };
+        held.members.insert((inode.nid, identity), member);
     }
 
     /// Reports broken links and links that should not be there; returns whether all were compared.
     ///
     /// `everything` says that every name of the tree was looked at, so that a link that the system counts and that
     /// was not found cannot be one that belongs there.
-    pub(super) fn finish(self, everything: bool, findings: &Findings) -> bool {
+    pub(crate) fn finish(self, everything: bool, findings: &Findings) -> bool {
         let held = self.held.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut members: Vec<((Nid, Identity), Member)> = held.members.into_iter().collect();
         // By inode of the image, the one with most names first: the others have broken off from it.

@@ -44,7 +44,11 @@ pub use report::{DIFFERENCES_MAX, TreeReport};
 pub use crate::difference::{Difference, Kind, Offset, Security};
 pub use walk::audit_tree;
 
-pub(crate) use host::{Stat, Tree};
+pub(crate) use digests::{Digests, Group};
+pub(crate) use first_difference::{Blocks, SealedFile};
+pub(crate) use host::{Identity, Stat, Tree};
+pub(crate) use links::Links;
 pub(crate) use names::Names;
+pub(crate) use report::Findings;
 pub(crate) use walk::join;
-pub(crate) use xattrs::{Handle, Reader};
+pub(crate) use xattrs::{CAPABILITY, Handle, Reader, xattr_difference};

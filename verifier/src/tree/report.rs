@@ -42,7 +42,7 @@ impl TreeReport {
 }
 
 /// Differences as they come, from any thread.
-pub(super) struct Findings {
+pub(crate) struct Findings {
     kept: Mutex<Kept>,
     incomplete: AtomicBool,
     /// Whether there are names that were not looked at.
@@ -64,7 +64,7 @@ struct Kept {
 }
 
 impl Findings {
-    pub(super) const fn new(only_security: bool) -> Self {
+    pub(crate) const fn new(only_security: bool) -> Self {
         Self {
             kept: Mutex::new(Kept { all: BTreeSet::new(), text: 0, dropped: 0, bar: None }),
             incomplete: AtomicBool::new(false),
@@ -76,7 +76,7 @@ impl Findings {
         }
     }
 
-    pub(super) fn add(&self, difference: Difference) {
+    pub(crate) fn add(&self, difference: Difference) {
         if matches!(difference.kind, Kind::Unreadable | Kind::Image) {
             self.incomplete.store(true, Ordering::Relaxed);
         }
@@ -89,21 +89,21 @@ impl Findings {
     }
 
     /// Whether there may be names that were not looked at.
-    pub(super) fn hides(&self) -> bool {
+    pub(crate) fn hides(&self) -> bool {
         self.hidden.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count(&self, entries: u64, bytes: u64) {
+    pub(crate) fn count(&self, entries: u64, bytes: u64) {
         self.entries.fetch_add(entries, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// A file was not read, because the kernel vouches for it.
-    pub(super) fn count_measured(&self) {
+    pub(crate) fn count_measured(&self) {
         self.measured.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn finish(self, unseen: Vec<String>) -> TreeReport {
+    pub(crate) fn finish(self, unseen: Vec<String>) -> TreeReport {
         let kept = self.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         TreeReport {
             findings: kept.all.into_iter().collect(),

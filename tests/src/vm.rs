@@ -1,0 +1,206 @@
+//! Virtual machines with the stock kernels that `vm/setup.sh` unpacks.
+//!
+//! The running kernel may lack what mkimg is for: device-mapper, fs-verity. QEMU emulates a machine, so this needs
+//! neither hardware support nor root. The guest has a busybox, the kernel's modules, programs of this machine with their
+//! libraries, and one ext4 disk with whatever the test puts there. `vm/init` runs the steps in `vm/guest`, all of them
+//! in one boot, and says how each went on a serial port of its own.
+
+use crate::command::{self, Run};
+use crate::need::{find_tool, tools_dir};
+use crate::{args, project};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a machine may run. Emulated, it boots in a few seconds and takes half a minute when others work as well.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Room on the disk of the guest.
+const DISK_SIZE: &str = "128M";
+
+/// A kernel, and what else is needed to run it.
+#[derive(Debug)]
+pub struct Machine {
+    qemu: PathBuf,
+    kernel: PathBuf,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything it looked for was so.
+    Pass,
+    /// It does not apply to this kernel, for the reason given.
+    Skip(String),
+    /// It said what was wrong on the console.
+    Fail,
+}
+
+/// What a run has shown.
+#[derive(Debug)]
+pub struct Report {
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// The steps in the order of their names.
+    pub steps: Vec<(String, Outcome)>,
+    /// One line: seconds of the machine from its start to the first step, and of each step.
+    pub times: String,
+    /// What the kernel and the steps have said.
+    pub console: String,
+}
+
+impl Machine {
+    /// The machine with the kernel that `vm/setup.sh` calls `name`. `Err` holds the reason why there is none.
+    pub fn find(name: &str) -> Result<Self, String> {
+        let qemu = find_tool("qemu-system-x86_64").ok_or("no QEMU (tests/vm/setup.sh gets it)")?;
+        let kernel = tools_dir().join("vm").join(name);
+        if !kernel.join("modules.cpio").is_file() {
+            return Err(format!("no kernel {name} (tests/vm/setup.sh gets it)"));
+        }
+        Ok(Self { qemu, kernel })
+    }
+
+    /// Boots, runs all steps with the files in `disk` as the root of the guest's disk, and reports.
+    /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
+    ///
+    /// Panics when the machine does not come to its end, with what its console shows.
+    pub fn run(&self, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
+        let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
+        let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
+        self.write_initrd(programs, scratch, &initrd);
+        // The feature for fs-verity, and blocks of the size of a page, without which old kernels refuse to seal.
+        let _ = command::tool(
+            "mkfs.ext4",
+            args!["-q", "-b", "4096", "-O", "verity", "-d", disk, image, DISK_SIZE],
+        )
+        .ok();
+        let run = Run::new(&self.qemu)
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-m",
+                "1024",
+                "-smp",
+                "2",
+                "-nodefaults",
+                "-display",
+                "none",
+            ])
+            .args(args!["-no-reboot", "-kernel", self.kernel.join("vmlinuz"), "-initrd", initrd])
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-drive", &format!("file={},if=virtio,format=raw,cache=unsafe", image.display())])
+            .args(["-serial", &format!("file:{}", console.display())])
+            .args(["-serial", &format!("file:{}", results.display())]);
+        let started = Instant::now();
+        let mut child = run.spawn();
+        let ended = loop {
+            if child.try_wait().unwrap().is_some() {
+                break true;
+            }
+            if started.elapsed() > DEADLINE {
+                let _ = child.kill();
+                let _ = child.wait();
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        let (console, results) = (text(&console), text(&results));
+        let release = std::fs::read_to_string(self.kernel.join("release")).unwrap();
+        match parse(&results) {
+            Some(report) if report.release == release.trim_end() => Report { console, ..report },
+            _ => {
+                let how = if ended { "ended early" } else { "was still running at its deadline" };
+                panic!("the machine {how}\nconsole:\n{console}\nresults:\n{results}")
+            }
+        }
+    }
+
+    /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
+    fn write_initrd(&self, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
+        let root = scratch.join("initrd");
+        std::fs::create_dir(&root).unwrap();
+        let scripts = project().join("tests/vm");
+        let _ = command::tool("cp", args!["-r", scripts.join("init"), scripts.join("helpers.sh")])
+            .args(args![scripts.join("guest"), root])
+            .ok();
+        install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
+        for (name, program) in programs {
+            install(program, &root.join("programs").join(name));
+            for library in libraries(program) {
+                install(&library, &root.join(library.strip_prefix("/").unwrap()));
+            }
+        }
+        let pack = "cd \"$1\" && find . | busybox cpio -o -H newc | cat \"$2\" - >\"$3\"";
+        let modules = self.kernel.join("modules.cpio");
+        let _ = command::tool("sh", args!["-euc", pack, "sh", root, modules, initrd]).ok();
+    }
+}
+
+/// The names of the steps, in the order in which they run.
+pub fn steps() -> Vec<String> {
+    let names = crate::names_in(&project().join("tests/vm/guest"));
+    names
+        .iter()
+        .map(|name| name.strip_suffix(".sh").expect("guest steps are shell scripts").to_owned())
+        .collect()
+}
+
+/// Copies a file, not a link to it, with its mode.
+fn install(file: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::copy(file, to).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+/// The dynamic loader and the libraries of a program; none when it is linked statically.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let said = command::tool("ldd", args![program]).output().out();
+    said.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
+}
+
+/// Reads the lines of `vm/init`. `None` when they do not go from `boot` to `end`.
+fn parse(results: &str) -> Option<Report> {
+    let mut lines = results.lines();
+    let (release, boot) = lines.next()?.strip_prefix("boot ")?.split_once(' ')?;
+    let (mut steps, mut times) = (Vec::new(), format!("boot {boot} s"));
+    for line in lines {
+        if line == "end" {
+            return Some(Report { release: release.to_owned(), steps, times, console: String::new() });
+        }
+        let (word, rest) = line.split_once(' ')?;
+        let (step, detail) = rest.split_once(' ')?;
+        let outcome = match word {
+            "PASS" => {
+                times.push_str(&format!(", {step} {detail} s"));
+                Outcome::Pass
+            }
+            "SKIP" => Outcome::Skip(detail.to_owned()),
+            "FAIL" => Outcome::Fail,
+            _ => return None,
+        };
+        steps.push((step.to_owned(), outcome));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_to_their_end_or_not_at_all() {
+        let whole = "boot 6.1.0 2.5\r\nPASS a 0.1\r\nSKIP b too old for it\r\nFAIL c 1\r\nend\r\n";
+        let report = parse(whole).unwrap();
+        let wanted =
+            [("a", Outcome::Pass), ("b", Outcome::Skip("too old for it".to_owned())), ("c", Outcome::Fail)]
+                .map(|(step, outcome)| (step.to_owned(), outcome));
+        assert_eq!((report.release.as_str(), &report.steps[..]), ("6.1.0", &wanted[..]));
+        assert_eq!(report.times, "boot 2.5 s, a 0.1 s");
+        for broken in
+            ["", "boot 6.1.0 2.5\nPASS a 0.1\n", "PASS a 0.1\nend\n", "boot 6.1.0 2\nHUH a 1\nend\n"]
+        {
+            assert!(parse(broken).is_none(), "{broken:?}");
+        }
+    }
+}

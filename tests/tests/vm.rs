@@ -1,0 +1,107 @@
+//! mkimg on stock kernels with device-mapper and fs-verity, in virtual machines.
+//!
+//! Each test boots one kernel and asks that every step in `vm/guest` passes. What a step finds in an image is compared
+//! with what `mkimg ls` lists on this machine.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use mkimg_tests::command::{mkimg, mkimg_path};
+use mkimg_tests::mount::Exclusive;
+use mkimg_tests::need::{Need, skipped, tool};
+use mkimg_tests::vm::{Machine, Outcome, steps};
+use mkimg_tests::{args, images, require, scratch};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
+const VICTIM: &str = "etc/block";
+
+/// Writes the image and what the steps must know of it; `vm/helpers.sh` says how it is used.
+fn fill_disk(disk: &Path, scratch: &Path) {
+    let (source, image) = (scratch.join("oci"), disk.join("image.mkimg"));
+    images::one_of_everything(&source);
+    let built = mkimg(args!["build", "--json", format!("oci:{}", source.display()), "-o", image]).ok().json();
+    let (mut stats, mut sums) = (Vec::new(), String::new());
+    for line in mkimg(args!["ls", "--json", image]).ok().json_lines() {
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        let number = |key: &str| line[key].as_u64().unwrap();
+        let kind = match text("type").as_str() {
+            "file" => 0o100_000,
+            "dir" => 0o040_000,
+            "symlink" => 0o120_000,
+            "char" => 0o020_000,
+            "block" => 0o060_000,
+            "fifo" => 0o010_000,
+            other => panic!("the image has a {other}"),
+        };
+        // As find names it, from the top of the tree.
+        let path = format!(".{}", text("path"));
+        let path = path.strip_suffix('/').unwrap_or(&path);
+        // Whole seconds, rounded down, stand before the point.
+        let mtime = text("mtime");
+        let seconds = mtime.split('.').next().unwrap();
+        let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
+        stats.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
+        if line["sha256"].is_string() {
+            writeln!(sums, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
+        }
+    }
+    stats.sort();
+    std::fs::write(disk.join("stat"), stats.concat()).unwrap();
+    std::fs::write(disk.join("sha256"), sums).unwrap();
+    std::fs::write(disk.join("small"), mkimg(args!["cat", image, "/etc/small"]).ok().stdout).unwrap();
+
+    let content = mkimg(args!["cat", image, format!("/{VICTIM}")]).ok().stdout;
+    let bytes = std::fs::read(&image).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len()).step_by(512).filter(|&at| bytes[at..].starts_with(&content)).collect();
+    let [start] = places[..] else { panic!("{VICTIM} lies at {places:?}") };
+    let offset = start + content.len() / 2;
+    let facts = [
+        format!("ROOT_HASH={}", built["root_hash"].as_str().unwrap()),
+        format!("VICTIM={VICTIM}"),
+        format!("DAMAGE_OFFSET={offset}"),
+        format!("DAMAGE_BYTE='\\{:03o}'", bytes[offset] ^ 1),
+    ];
+    std::fs::write(disk.join("facts"), facts.join("\n") + "\n").unwrap();
+}
+
+fn every_step_passes(kernel: &str) {
+    require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
+    let machine = match Machine::find(kernel) {
+        Ok(machine) => machine,
+        Err(reason) => return skipped(&reason),
+    };
+    // One at a time: an emulated machine has use for all processors.
+    let _one_at_a_time = Exclusive::take();
+    let (dir, disk) = (scratch(), scratch());
+    fill_disk(disk.path(), dir.path());
+    let programs = [("mkimg", mkimg_path()), ("dmsetup", tool("dmsetup")), ("fsverity", tool("fsverity"))];
+    let report = machine.run(&programs, disk.path(), dir.path());
+    println!("{}: {}", report.release, report.times);
+    let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();
+    assert_eq!(ran, steps().iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
+    let mut failed = Vec::new();
+    for (step, outcome) in &report.steps {
+        match outcome {
+            Outcome::Pass => {}
+            Outcome::Skip(reason) => skipped(&format!("{step}: {reason}")),
+            Outcome::Fail => failed.push(step),
+        }
+    }
+    assert!(failed.is_empty(), "{}: failed: {failed:?}\n{}", report.release, report.console);
+}
+
+#[test]
+fn linux_6_1() {
+    every_step_passes("6.1");
+}
+
+#[test]
+fn linux_6_12() {
+    every_step_passes("6.12");
+}
+
+#[test]
+fn linux_newest() {
+    every_step_passes("newest");
+}
