@@ -159,8 +159,10 @@ pub enum Problem {
     Name(String),
     /// Directory entries are not in strictly ascending order.
     Order(String),
-    /// A directory is reachable twice.
+    /// A directory is reachable twice: not only from the one that its `..` names.
     Loop,
+    /// A path that Linux could not open.
+    LongPath,
     /// More of something than the image has room for.
     TooMany(&'static str),
     /// A document does not parse.
@@ -183,6 +185,7 @@ impl fmt::Display for Problem {
             Self::Name(name) => write!(out, "{name} is not a file name"),
             Self::Order(name) => write!(out, "entry {name} is not in ascending order"),
             Self::Loop => write!(out, "directory is reachable twice"),
+            Self::LongPath => write!(out, "path is longer than {} bytes", crate::erofs::PATH_MAX),
             Self::TooMany(what) => write!(out, "more {what} than the image has room for"),
             Self::Document(why) => write!(out, "{why}"),
             Self::Disagree(what) => write!(out, "{what}"),

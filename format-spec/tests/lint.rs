@@ -198,6 +198,29 @@ const INODE: &[Row] = &[
         Part::Inode,
         "as well",
     ),
+    ("i_ino of nobody", |i| i.put(i.at("/hello").inode + 0x17, &[1]), Part::Inode, "i_ino is"),
+    (
+        "one link but two names",
+        |i| i.put(i.at("/big/file").inode + 6, &[1, 0]),
+        Part::Inode,
+        "more than one name leads here",
+    ),
+    (
+        "names out of turn",
+        |i| {
+            let (fifo, null) = (i.at("/fifo").nid, i.at("/null").nid);
+            redirect(i, "/", "fifo", null);
+            redirect(i, "/", "null", fifo);
+        },
+        Part::Inode,
+        "out of order",
+    ),
+    (
+        "a number before its turn",
+        |i| redirect(i, "/", "fifo", i.at("/dir/sub").nid),
+        Part::Inode,
+        "out of order",
+    ),
     ("inline file", |i| i.put(i.at("/empty").inode, &[4]), Part::Inode, "file is inline"),
     ("compressed file", |i| i.put(i.at("/hello").inode, &[2]), Part::Inode, "data layout 1"),
     (
@@ -389,6 +412,58 @@ fn every_broken_rule_is_found() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
+/// A second name may lead into another inode, to bytes that look like one with several names.
+#[test]
+fn a_name_that_leads_into_an_inode_is_found() {
+    // A fifo of two names, as the target of a link that has room for it.
+    let mut inside = [0; 32];
+    inside[4..7].copy_from_slice(&[0x80, 0x11, 2]);
+    let nodes = vec![
+        Node::new("/", 0o040_755, Content::Dir),
+        Node::new("/aaa", 0o120_777, Content::Link(vec![b'x'; 32])),
+        Node::new("/mmm", 0o010_600, Content::Special(0)),
+        Node::new("/zzz", 0o010_600, Content::Special(0)),
+    ];
+    let mut image = Tree { nodes, links: vec![], pool: vec![] }.build();
+    assert_eq!(image.lint(), []);
+    // The tail of /aaa stands right behind its 32 bytes.
+    let (link, last) = (image.at("/aaa"), image.at("/zzz"));
+    let (sub, into) = (image.dirent_in("/", "zzz"), link.nid + 1);
+    image.put(link.tail, &inside);
+    image.put(sub, &into.to_le_bytes());
+    image.bytes[last.inode..last.inode + 32].fill(0);
+    image.bytes[SB + 0x10] -= 1;
+    image.seal();
+    let findings = image.lint();
+    let stray = findings.iter().find(|finding| finding.problem.contains("leads into an inode"));
+    assert_eq!(stray.and_then(|finding| finding.path.clone()), Some(b"/zzz".to_vec()), "{findings:?}");
+}
+
+/// What fits into the rest of a block stands there.
+#[test]
+fn a_block_that_is_left_too_early_is_found() {
+    let nodes =
+        vec![Node::new("/", 0o040_755, Content::Dir), Node::new("/fifo", 0o010_600, Content::Special(0))];
+    let mut image = Tree { nodes, links: vec![], pool: vec![] }.build();
+    assert_eq!(image.lint(), []);
+    // A block more of metadata, for the fifo alone.
+    let seal = image.header.seal_block as usize * BLOCK;
+    image.bytes.splice(seal..seal, [0; BLOCK]);
+    image.header.seal_block += 1;
+    image.header.data_blocks += 1;
+    image.bytes[SB + 0x24] += 1;
+    image.bytes[SB + 0x2c] += 1;
+    let from = image.at("/fifo").inode;
+    image.bytes.copy_within(from..from + 32, seal);
+    image.bytes[from..from + 32].fill(0);
+    image.put(seal + 0x14, &128_u32.to_le_bytes());
+    redirect(&mut image, "/", "fifo", 128);
+    image.seal();
+    let findings = image.lint();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].problem.contains("it fits there"), "{findings:?}");
+}
+
 #[test]
 fn findings_say_where() {
     let mut image = full().build();
@@ -497,6 +572,7 @@ fn an_inode_over_a_block_boundary_is_found() {
         assert_eq!(image.lint(), []);
         image.bytes.copy_within(place.inode..place.inode + 64, place.inode - 32);
         image.bytes[place.inode + 32..place.inode + 64].fill(0);
+        image.put(place.inode - 32 + 0x14, &(place.nid as u32 - 1).to_le_bytes());
         redirect(&mut image, "/", "x", place.nid - 1);
         let findings = image.lint();
         assert_eq!(findings.len(), 1);

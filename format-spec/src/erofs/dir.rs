@@ -27,21 +27,24 @@ impl DirEntry {
 
 /// The entries of a directory in stored order, which must be strictly ascending.
 ///
-/// Holds one block at a time.
+/// Holds one block at a time, as it is stored.
 pub struct Dir<'a, R> {
     fs: &'a FileSystem<R>,
     inode: Inode,
     /// Byte offset in the directory of the next block to load.
     next_block: u64,
-    /// Entries of the loaded block, last first.
-    entries: Vec<DirEntry>,
-    last: Option<Vec<u8>>,
+    block: Block,
+    /// Index of the next entry in the block.
+    next: usize,
+    /// The name before; empty in front of the first.
+    last: Vec<u8>,
     failed: bool,
 }
 
 impl<'a, R: ReadAt> Dir<'a, R> {
     pub(super) fn new(fs: &'a FileSystem<R>, inode: Inode) -> Self {
-        Self { fs, inode, next_block: 0, entries: Vec::new(), last: None, failed: false }
+        let (block, last) = (Block::default(), Vec::new());
+        Self { fs, inode, next_block: 0, block, next: 0, last, failed: false }
     }
 
     /// Loads the next block; `false` at the end.
@@ -50,25 +53,27 @@ impl<'a, R: ReadAt> Dir<'a, R> {
         if left == 0 {
             return Ok(false);
         }
-        self.entries = self.fs.dir_block(&self.inode, self.next_block)?;
-        self.entries.reverse();
+        self.fs.load_dir_block(&self.inode, self.next_block, &mut self.block)?;
+        self.next = 0;
         self.next_block = self.next_block.saturating_add(left.min(self.fs.superblock().block_size()));
         Ok(true)
     }
 
     fn step(&mut self) -> Result<Option<DirEntry>> {
-        while self.entries.is_empty() {
+        while self.next >= self.block.count {
             if !self.load()? {
                 return Ok(None);
             }
         }
-        let Some(entry) = self.entries.pop() else { return Ok(None) };
-        if self.last.as_ref().is_some_and(|last| *last >= entry.name) {
-            let problem = Problem::Order(escape(&entry.name));
+        let Some(entry) = self.block.entry(self.next) else { return Ok(None) };
+        self.next = self.next.saturating_add(1);
+        if self.last.as_slice() >= entry.name {
+            let problem = Problem::Order(escape(entry.name));
             return Err(Error::corrupt(Part::Directory, self.inode.offset, problem));
         }
-        self.last = Some(entry.name.clone());
-        Ok(Some(entry))
+        self.last.clear();
+        self.last.extend_from_slice(entry.name);
+        Ok(Some(entry.to_entry()))
     }
 }
 
@@ -85,60 +90,89 @@ impl<R: ReadAt> Iterator for Dir<'_, R> {
     }
 }
 
-/// Parses one directory block that stands at byte `at` of the image.
-fn parse_block(block: &[u8], at: u64) -> Result<Vec<DirEntry>> {
-    let part = Part::Directory;
-    let dirent = |index: usize| {
-        let start = index.checked_mul(DIRENT_LEN);
-        start
-            .and_then(|start| block.get(start..))
-            .and_then(|bytes| RawDirent::read_from_prefix(bytes).ok())
-            .map(|(raw, _)| raw)
-    };
-    let first = dirent(0).map_or(0, |raw| usize::from(raw.nameoff.get()));
-    if first < DIRENT_LEN || first % DIRENT_LEN != 0 || first >= block.len() {
-        let found = u64::try_from(first).unwrap_or(u64::MAX);
-        return Err(Error::field(
-            part,
-            at,
-            "nameoff of the first entry",
-            found,
-            "a multiple of 12 in the block",
-        ));
+/// One directory block, of which every entry has been checked.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+/// An entry where it is stored.
+struct StoredEntry<'a> {
+    name: &'a [u8],
+    raw: RawDirent,
+}
+
+impl StoredEntry<'_> {
+    fn to_entry(&self) -> DirEntry {
+        DirEntry { name: self.name.to_vec(), nid: Nid(self.raw.nid.get()), file_type: self.raw.file_type }
     }
-    let count = first.checked_div(DIRENT_LEN).unwrap_or(0);
-    let mut entries = Vec::with_capacity(count);
-    for index in 0..count {
-        let Some(raw) = dirent(index) else { break };
-        let start = usize::from(raw.nameoff.get());
-        let last = index.saturating_add(1) == count;
-        let end = if last {
-            block.len()
-        } else {
-            dirent(index.saturating_add(1)).map_or(0, |next| usize::from(next.nameoff.get()))
+}
+
+impl Block {
+    fn dirent(&self, index: usize) -> Option<RawDirent> {
+        let bytes = self.bytes.get(index.checked_mul(DIRENT_LEN)?..)?;
+        RawDirent::read_from_prefix(bytes).ok().map(|(raw, _)| raw)
+    }
+
+    /// Bytes from the start of a name to the start of the next one, or to the end of the block.
+    fn field(&self, index: usize, raw: &RawDirent) -> Option<&[u8]> {
+        let end = match index.saturating_add(1) {
+            next if next == self.count => self.bytes.len(),
+            next => usize::from(self.dirent(next)?.nameoff.get()),
         };
-        let Some(mut name) = block.get(start..end).filter(|_| start >= first) else {
-            let found = raw.nameoff.get().into();
-            return Err(Error::field(part, at, "nameoff", found, "ascending and inside the block"));
-        };
-        if last {
-            // Only the last name of a block has no successor to end it: NUL or the end of the block does.
-            let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-            let (text, padding) = name.split_at(length);
-            if padding.iter().any(|byte| *byte != 0) {
-                return Err(Error::corrupt(part, at, Problem::Name(escape(name))));
+        self.bytes.get(usize::from(raw.nameoff.get())..end)
+    }
+
+    /// Entry `index`; `None` behind the last.
+    fn entry(&self, index: usize) -> Option<StoredEntry<'_>> {
+        let raw = self.dirent(index).filter(|_| index < self.count)?;
+        let field = self.field(index, &raw)?;
+        // Only the last name of a block has no successor to end it: NUL or the end of the block does.
+        let length = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+        Some(StoredEntry { name: field.get(..length)?, raw })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = StoredEntry<'_>> {
+        (0..self.count).map_while(|index| self.entry(index))
+    }
+
+    /// Checks the block, which stands at byte `at` of the image.
+    fn check(&mut self, at: u64) -> Result<()> {
+        let part = Part::Directory;
+        self.count = 0;
+        let first = self.dirent(0).map_or(0, |raw| usize::from(raw.nameoff.get()));
+        if first < DIRENT_LEN || !first.is_multiple_of(DIRENT_LEN) || first >= self.bytes.len() {
+            let found = u64::try_from(first).unwrap_or(u64::MAX);
+            let rule = "a multiple of 12 in the block";
+            return Err(Error::field(part, at, "nameoff of the first entry", found, rule));
+        }
+        self.count = first.checked_div(DIRENT_LEN).unwrap_or(0);
+        for index in 0..self.count {
+            let Some(raw) = self.dirent(index) else { break };
+            let start = usize::from(raw.nameoff.get());
+            let Some(field) = self.field(index, &raw).filter(|_| start >= first) else {
+                let found = raw.nameoff.get().into();
+                return Err(Error::field(part, at, "nameoff", found, "ascending and inside the block"));
+            };
+            let mut name = field;
+            if index.saturating_add(1) == self.count {
+                let length = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+                let (text, padding) = field.split_at(length);
+                if padding.iter().any(|byte| *byte != 0) {
+                    return Err(Error::corrupt(part, at, Problem::Name(escape(field))));
+                }
+                name = text;
             }
-            name = text;
+            if !is_file_name(name) && name != b"." && name != b".." {
+                return Err(Error::corrupt(part, at, Problem::Name(format!("\"{}\"", escape(name)))));
+            }
+            if raw.reserved != 0 {
+                return Err(Error::field(part, at, "reserved", raw.reserved.into(), "0"));
+            }
         }
-        if !is_file_name(name) && name != b"." && name != b".." {
-            return Err(Error::corrupt(part, at, Problem::Name(format!("\"{}\"", escape(name)))));
-        }
-        if raw.reserved != 0 {
-            return Err(Error::field(part, at, "reserved", raw.reserved.into(), "0"));
-        }
-        entries.push(DirEntry { name: name.to_vec(), nid: Nid(raw.nid.get()), file_type: raw.file_type });
+        Ok(())
     }
-    Ok(entries)
 }
 
 impl<R: ReadAt> FileSystem<R> {
@@ -150,30 +184,34 @@ impl<R: ReadAt> FileSystem<R> {
     pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<Nid>> {
         let size = self.superblock().block_size();
         let mut blocks = 0..dir.size.div_ceil(size);
+        let mut block = Block::default();
         while blocks.start < blocks.end {
             let half = blocks.end.saturating_sub(blocks.start) >> 1;
             let middle = blocks.start.saturating_add(half);
-            let entries = self.dir_block(dir, middle.saturating_mul(size))?;
-            if entries.first().is_none_or(|first| name < first.name.as_slice()) {
+            self.load_dir_block(dir, middle.saturating_mul(size), &mut block)?;
+            let last = block.count.saturating_sub(1);
+            if block.entry(0).is_none_or(|first| name < first.name) {
                 blocks.end = middle;
-            } else if entries.last().is_some_and(|last| name > last.name.as_slice()) {
+            } else if block.entry(last).is_some_and(|last| name > last.name) {
                 blocks.start = middle.saturating_add(1);
             } else {
-                return Ok(entries.iter().find(|entry| entry.name == name).map(|entry| entry.nid));
+                let found = block.entries().find(|entry| entry.name == name);
+                return Ok(found.map(|entry| Nid(entry.raw.nid.get())));
             }
         }
         Ok(None)
     }
 
-    /// The entries of the block at byte `offset` of a directory; none behind its end.
-    fn dir_block(&self, inode: &Inode, offset: u64) -> Result<Vec<DirEntry>> {
+    /// Loads the block at byte `offset` of a directory; there are no entries behind its end.
+    fn load_dir_block(&self, inode: &Inode, offset: u64, block: &mut Block) -> Result<()> {
         let length = inode.size.saturating_sub(offset).min(self.superblock().block_size());
+        block.count = 0;
+        block.bytes.resize(usize::try_from(length).unwrap_or(0), 0);
         if length == 0 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut block = vec![0; usize::try_from(length).unwrap_or(0)];
-        let at = self.read_dir_block(inode, offset, &mut block)?;
-        parse_block(&block, at)
+        let at = self.read_dir_block(inode, offset, &mut block.bytes)?;
+        block.check(at)
     }
 
     /// Reads the directory block at byte `offset` of a directory; returns its byte offset in the image.

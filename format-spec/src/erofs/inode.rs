@@ -6,13 +6,13 @@ use zerocopy::FromBytes;
 
 use super::raw::{
     CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE,
-    LAYOUT_FLAT_PLAIN, NULL_ADDR, RawCompactInode, RawExtendedInode, XATTR_HEADER_LEN, decode_rdev,
+    LAYOUT_FLAT_PLAIN, NULL_ADDR, RawCompactInode, RawExtendedInode, SLOT, XATTR_HEADER_LEN, decode_rdev,
 };
 use super::{SPARSE_MAX, SYMLINK_MAX, Superblock};
-use crate::{Error, Part, Problem, Result};
+use crate::{BLOCK_SIZE, Error, Part, Problem, Result};
 
 /// Number of an inode: its 32-byte slot counted from the metadata block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Nid(pub u64);
 
 impl fmt::Display for Nid {
@@ -195,6 +195,31 @@ impl Inode {
     #[must_use]
     pub const fn body_end(&self) -> u64 {
         self.offset.saturating_add(self.inode_len).saturating_add(self.xattr_len)
+    }
+
+    /// Byte offset behind its *unit*: the inode, its xattrs, and its inline tail or chunk map.
+    ///
+    /// A chunk map starts where the xattrs end: both are aligned to 4 bytes. One with 8-byte indexes may start 4
+    /// bytes later; mkimg does not write such.
+    #[must_use]
+    pub fn unit_end(&self) -> u64 {
+        match self.layout {
+            Layout::Inline { tail, .. } => {
+                tail.saturating_add(self.size.checked_rem(BLOCK_SIZE).unwrap_or(0))
+            }
+            Layout::Chunked { chunk_bits, indexes, map } => {
+                let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
+                let length = self.size.div_ceil(chunk).saturating_mul(if indexes { 8 } else { 4 });
+                map.saturating_add(length)
+            }
+            Layout::Plain { .. } | Layout::None => self.body_end(),
+        }
+    }
+
+    /// The first free slot behind its unit.
+    pub(crate) fn next_nid(&self) -> Nid {
+        let slots = self.unit_end().saturating_sub(self.offset).div_ceil(SLOT);
+        Nid(self.nid.0.saturating_add(slots))
     }
 
     /// Checks the inode at byte `offset`, of which `bytes` are the first 32 or 64.

@@ -6,6 +6,7 @@
 
 mod dir;
 mod inode;
+mod inodes;
 mod map;
 mod path;
 pub mod raw;
@@ -16,6 +17,8 @@ mod xattr;
 
 pub use dir::{Dir, DirEntry};
 pub use inode::{FileType, Inode, Layout, Nid, Timestamp};
+pub use inodes::Inodes;
+pub(crate) use inodes::next_block;
 pub use map::{Extent, Extents};
 pub use path::{escape, is_file_name};
 pub use reader::FileSystem;

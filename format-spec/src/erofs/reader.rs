@@ -63,6 +63,12 @@ impl<R: ReadAt> FileSystem<R> {
     /// # Errors
     /// [`Error::Corrupt`] with the field that breaks a rule.
     pub fn inode(&self, nid: Nid) -> Result<Inode> {
+        let (bytes, length) = self.inode_bytes(nid)?;
+        Inode::parse(&self.superblock, nid, self.inode_offset(nid), bytes.get(..length).unwrap_or_default())
+    }
+
+    /// The bytes at the place of an inode, and how many of the 64 are there.
+    pub(super) fn inode_bytes(&self, nid: Nid) -> Result<([u8; 64], usize)> {
         let offset = self.inode_offset(nid);
         let mut bytes = [0; 64];
         let left = self.superblock.length().saturating_sub(offset);
@@ -72,9 +78,8 @@ impl<R: ReadAt> FileSystem<R> {
             return Err(Error::corrupt(Part::Inode, offset, problem));
         }
         let length = usize::try_from(left.min(64)).unwrap_or(0);
-        let bytes = &mut bytes[..length];
-        self.read(Part::Inode, bytes, offset)?;
-        Inode::parse(&self.superblock, nid, offset, bytes)
+        self.read(Part::Inode, bytes.get_mut(..length).unwrap_or_default(), offset)?;
+        Ok((bytes, length))
     }
 
     /// The root directory.

@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::findings::Findings;
+use super::findings::{About, Findings};
 use crate::erofs::raw::{
     COMPAT_MTIME, COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
 };
@@ -27,7 +27,7 @@ pub(super) fn check<R: ReadAt>(
     let size = image.size().map_err(io)?;
     if size < header.hash_offset() || header.data_blocks == 0 {
         let problem = format!("{} data blocks in an image of {size} bytes", header.data_blocks);
-        out.add(Part::Header, 16, None, problem);
+        out.add(Part::Header, 16, About::Nothing, problem);
         return Ok(None);
     }
     let mut block = vec![0; BLOCK_LEN];
@@ -36,14 +36,19 @@ pub(super) fn check<R: ReadAt>(
         let used = block.get(start..end).unwrap_or_default().iter().position(|byte| *byte != 0);
         if let Some(skip) = used {
             let offset = u64::try_from(start.saturating_add(skip)).unwrap_or(0);
-            out.add(Part::Slack, offset, None, "byte of block 0 that belongs to nothing is not zero");
+            out.add(
+                Part::Slack,
+                offset,
+                About::Nothing,
+                "byte of block 0 that belongs to nothing is not zero",
+            );
         }
     }
     let Some(Ok((raw, _))) = block.get(1024..).map(RawSuperblock::read_from_prefix) else {
         return Ok(None);
     };
     if raw.magic.get() != SUPER_MAGIC {
-        out.add(Part::Superblock, at(0), None, "wrong magic number");
+        out.add(Part::Superblock, at(0), About::Nothing, "wrong magic number");
         return Ok(None);
     }
     let places = [
@@ -55,7 +60,7 @@ pub(super) fn check<R: ReadAt>(
         if u64::from(found) != expected {
             certain = false;
             let problem = format!("{name} is {found}, {other} of the header is {expected}");
-            out.add(Part::Superblock, at(offset), None, problem);
+            out.add(Part::Superblock, at(offset), About::Nothing, problem);
         }
     }
     if header.meta_block == 0
@@ -63,7 +68,7 @@ pub(super) fn check<R: ReadAt>(
         || header.seal_block > header.data_blocks
     {
         certain = false;
-        out.add(Part::Header, 32, None, "sections of the header are not in order");
+        out.add(Part::Header, 32, About::Nothing, "sections of the header are not in order");
     }
     let features = raw.feature_incompat.get() & !INCOMPAT_CHUNKED_FILE;
     for (offset, name, found, expected) in [
@@ -91,18 +96,23 @@ pub(super) fn check<R: ReadAt>(
         (0x78, "reserved2", raw.reserved2.get(), 0),
     ] {
         if found != expected {
-            out.add(Part::Superblock, at(offset), None, format!("{name} is {found}, must be {expected}"));
+            out.add(
+                Part::Superblock,
+                at(offset),
+                About::Nothing,
+                format!("{name} is {found}, must be {expected}"),
+            );
         }
     }
     // Behind the empty slot 0, or in the next block if it does not fit there.
     if !matches!(raw.root_nid.get(), 1 | 128) {
         let problem = format!("root_nid is {}, must be 1 or 128", raw.root_nid.get());
-        out.add(Part::Superblock, at(0x0e), None, problem);
+        out.add(Part::Superblock, at(0x0e), About::Nothing, problem);
     }
     let label = raw.volume_name.iter().position(|byte| *byte == 0);
     let padding = label.and_then(|end| raw.volume_name.get(end..));
     if !padding.is_some_and(|padding| padding.iter().all(|byte| *byte == 0)) {
-        out.add(Part::Superblock, at(0x40), None, "volume_name is not padded with NUL");
+        out.add(Part::Superblock, at(0x40), About::Nothing, "volume_name is not padded with NUL");
     }
     Ok(certain.then_some(raw))
 }

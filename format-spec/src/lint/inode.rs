@@ -3,26 +3,29 @@
 use zerocopy::FromBytes;
 
 use super::Lint;
-use super::space::Kind;
+use super::findings::About;
 use crate::erofs::raw::{LAYOUT_FLAT_PLAIN, RawCompactInode};
-use crate::erofs::{Extent, FileSystem, FileType, Inode, Layout};
+use crate::erofs::{FileSystem, FileType, Inode, Layout};
 use crate::{BLOCK_SIZE, Part, ReadAt, Result};
 
 impl Lint<'_> {
-    /// Checks an inode and everything that belongs to it alone, and claims the bytes it has.
-    pub(super) fn check_inode<R: ReadAt>(
-        &mut self,
-        fs: &FileSystem<&R>,
-        inode: &Inode,
-        path: &[u8],
-    ) -> Result<()> {
+    /// Checks an inode and everything that belongs to it alone.
+    pub(super) fn check_inode<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
         let Inode { nid, offset, .. } = *inode;
-        let mut wrong = |problem: String| self.out.add(Part::Inode, offset, Some(path), problem);
-        let end = inode.body_end().saturating_add(trailing(inode));
+        let about = About::Inode(nid);
+        let mut wrong = |problem: String| self.out.add(Part::Inode, offset, about, problem);
+        let length = inode.unit_end().saturating_sub(offset);
         let in_block = offset.checked_rem(BLOCK_SIZE).unwrap_or(0);
         // What does not fit into a block starts with one.
-        if in_block != 0 && in_block.saturating_add(end.saturating_sub(offset)) > BLOCK_SIZE {
+        if in_block != 0 && in_block.saturating_add(length) > BLOCK_SIZE {
             wrong("inode and what follows it crosses a block boundary".into());
+        }
+        if u64::from(inode.ino) != nid.0 {
+            let mut problem = format!("i_ino is {}, must be {nid}", inode.ino);
+            if inode.ino != 0 {
+                problem.push_str("; it is that of another inode as well");
+            }
+            wrong(problem);
         }
         let mut bytes = [0; 32];
         let read = fs.read(Part::Inode, &mut bytes, offset);
@@ -40,24 +43,21 @@ impl Lint<'_> {
                 wrong(format!("i_u of a {} is {}, must be 0", inode.file_type.word(), raw.i_u.get()));
             }
         }
-        self.out.take(read, Some(path))?;
-        self.space.claim(Kind::Inode, nid, offset, end);
-        let Some(left) = self.bodies_left.checked_sub(end.saturating_sub(offset)) else {
+        self.out.take(read, about)?;
+        let Some(left) = self.units_left.checked_sub(length) else {
             let problem = "inodes are together larger than the metadata area, not examined";
-            self.out.add(Part::Inode, offset, Some(path), problem);
+            self.out.add(Part::Inode, offset, about, problem);
+            self.space.intact = false;
             return Ok(());
         };
-        self.bodies_left = left;
-        self.check_xattrs(fs, inode, path)?;
+        self.units_left = left;
+        self.check_xattrs(fs, inode)?;
         match inode.file_type {
-            FileType::File => self.check_file(fs, inode, path),
-            FileType::Dir => {
-                self.check_body(inode, path);
-                Ok(())
-            }
+            FileType::File => self.check_file(fs, inode),
+            FileType::Dir => self.check_body(fs, inode),
             FileType::Symlink => {
-                self.check_body(inode, path);
-                self.out.take(fs.read_link(inode), Some(path))?;
+                self.check_body(fs, inode)?;
+                self.out.take(fs.read_link(inode), about)?;
                 Ok(())
             }
             _ => Ok(()),
@@ -65,55 +65,44 @@ impl Lint<'_> {
     }
 
     /// Files: plain, or with holes by chunks.
-    fn check_file<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode, path: &[u8]) -> Result<()> {
+    fn check_file<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
         let problem = match inode.layout {
-            Layout::Chunked { .. } => return self.check_chunks(fs, inode, path),
+            Layout::Chunked { .. } => return self.check_chunks(fs, inode),
             Layout::Plain { start: None } if inode.size > 0 => "hole in a file that is not chunk-based",
             Layout::Plain { start: Some(_) } if inode.size == 0 => "start block of an empty file",
-            Layout::Plain { start: Some(start) } => {
-                let physical = Some(u64::from(start).saturating_mul(BLOCK_SIZE));
-                let extent = Extent { logical: 0, length: inode.size, physical };
-                self.space.claim_data(inode.nid, extent, fingerprint(0, extent));
-                return Ok(());
-            }
             Layout::Inline { .. } => "file is inline, must be plain or chunk-based",
             _ => return Ok(()),
         };
-        self.out.add(Part::Inode, inode.offset, Some(path), problem);
+        self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
         Ok(())
     }
 
     /// Chunk maps.
-    fn check_chunks<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode, path: &[u8]) -> Result<()> {
-        self.chunked = true;
+    fn check_chunks<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
+        let about = About::Inode(inode.nid);
+        self.census.chunked = true;
         if matches!(inode.layout, Layout::Chunked { indexes: true, .. }) {
-            self.out.add(Part::ChunkMap, inode.offset, Some(path), "chunk map has 8-byte indexes");
+            self.out.add(Part::ChunkMap, inode.offset, about, "chunk map has 8-byte indexes");
         }
         let mut holes = false;
-        let mut file = 0;
-        // First what identifies the map, then the claims.
         for extent in fs.extents(inode) {
-            let Some(extent) = self.out.take(extent, Some(path))? else { return Ok(()) };
+            let Some(extent) = self.out.take(extent, about)? else { return Ok(()) };
             holes |= extent.physical.is_none();
-            file = fingerprint(file, extent);
-        }
-        for extent in fs.extents(inode) {
-            let Some(extent) = self.out.take(extent, Some(path))? else { break };
-            self.space.claim_data(inode.nid, extent, file);
         }
         if !holes {
-            self.out.add(Part::ChunkMap, inode.offset, Some(path), "chunk-based file without a hole");
+            self.out.add(Part::ChunkMap, inode.offset, about, "chunk-based file without a hole");
         }
         Ok(())
     }
 
     /// Directories and links: inline when inode, xattrs and tail fit into one block, plain otherwise.
-    fn check_body(&mut self, inode: &Inode, path: &[u8]) {
+    fn check_body<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
         let word = inode.file_type.word();
         let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
         let head = inode.inode_len.saturating_add(inode.xattr_len);
         let fits = tail > 0 && head.saturating_add(tail) <= BLOCK_SIZE;
-        let mut wrong = |problem: String| self.out.add(Part::Inode, inode.offset, Some(path), problem);
+        let mut wrong =
+            |problem: String| self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
         let (start, length) = match inode.layout {
             Layout::Plain { start } => {
                 if fits {
@@ -133,42 +122,17 @@ impl Lint<'_> {
             }
             _ => {
                 wrong(format!("{word} is chunk-based, must be plain or inline"));
-                return;
+                return Ok(());
             }
         };
         match start {
             Some(start) if length > 0 => {
-                let start = u64::from(start).saturating_mul(BLOCK_SIZE);
-                self.space.claim(Kind::Body, inode.nid, start, start.saturating_add(length));
+                return self.place_body(fs, inode.nid, u64::from(start).saturating_mul(BLOCK_SIZE), length);
             }
             Some(_) => wrong(format!("start block of a {word} without whole blocks")),
             // A hole: reported where the content is read.
             None => {}
         }
+        Ok(())
     }
-}
-
-/// Bytes of the tail or of the chunk map behind the xattrs.
-///
-/// A chunk map starts where the xattrs end: both are aligned to 4 bytes. One with 8-byte indexes may start 4 bytes
-/// later; it is a finding anyway.
-fn trailing(inode: &Inode) -> u64 {
-    match inode.layout {
-        Layout::Inline { .. } => inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0),
-        Layout::Chunked { chunk_bits, indexes, map } => {
-            let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
-            let length = inode.size.div_ceil(chunk).saturating_mul(if indexes { 8 } else { 4 });
-            map.saturating_add(length).saturating_sub(inode.body_end())
-        }
-        Layout::Plain { .. } | Layout::None => 0,
-    }
-}
-
-/// Adds an extent to the number that identifies the whole map of a file.
-fn fingerprint(before: u64, extent: Extent) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    for part in [before, extent.logical, extent.length, extent.physical.unwrap_or(u64::MAX)] {
-        hasher.update(&part.to_le_bytes());
-    }
-    hasher.finalize().as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

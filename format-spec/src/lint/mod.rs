@@ -10,25 +10,43 @@
 //! | module | rules |
 //! |---|---|
 //! | `block0` | superblock agrees with the header; no feature beyond need; zeros around header and superblock |
-//! | `tree` | `.` and `..`, one parent a directory, file types, packing of directory blocks, `nlink`, `i_ino`, `inos` |
-//! | `inode` | place, form and data layout of every inode; devices; holes |
+//! | `tree` | `.` and `..`, one parent a directory, file types, packing of directory blocks, `inos`, path lengths |
+//! | `links` | `nlink` of what is not a directory |
+//! | `inode` | form and data layout of every inode; `i_ino`; devices; holes |
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
-//! | `space` | order of the areas; overlaps and gaps; every data block has an owner; slack is zero |
+//! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
+//! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
 //!
 //! Not checked here: that equal content is stored once (it would take hashing all data; a builder is tested for
 //! it), and the seal, the tree and the trailer, which have checks of their own.
 //!
-//! Work is bounded by the size of the image, whatever the image claims: directories, xattr bodies, chunk maps and
-//! the shared pool are each examined up to the size of the metadata area in all, which an image without overlaps
-//! cannot exceed, and slack is read once.
+//! # Memory
 //!
-//! Memory: at most 320 bytes per inode, 96 per further extent of a file with holes, 512 per shared xattr, 64 MiB for
-//! the directories that are open at a time (what hundreds of nested large ones take; usual trees take kilobytes), and
-//! 64 MiB for the paths of findings.
+//! Nothing is kept for each inode. The format numbers inodes breadth first and places everything behind the thing
+//! before it, so a pass over the directories in that order meets the inodes in the order in which they stand, and a
+//! cursor sees whatever is out of place. What no order helps with is kept for a window at a time, and the inodes are
+//! gone through again for the next window:
+//!
+//! | what | window | memory |
+//! |---|---|---|
+//! | first owner of a data block | 16 GiB of file data | 16 MiB |
+//! | names of an inode that has several | 1,048,576 such inodes | 12 MiB |
+//! | which shared xattrs are used | 512 MiB of them | 16 MiB |
+//! | findings | 1000 of each part | 4 MiB of paths, which one walk looks up in the end |
+//!
+//! One of these is held at a time. The walk needs a block for each directory on the way down, 8 MiB at worst.
+//!
+//! # Work
+//!
+//! Bounded by the size of the image, whatever the image claims: directories, units of inodes and the shared pool are
+//! each examined up to the size of the metadata area in all, which an image without overlaps cannot exceed; slack is
+//! read once; windows are gone through only when every inode stands where it must.
 
 mod block0;
+mod data;
 mod findings;
 mod inode;
+mod links;
 mod space;
 mod tree;
 mod xattr;
@@ -36,11 +54,11 @@ mod xattr;
 use crate::erofs::FileSystem;
 use crate::erofs::raw::RawSuperblock;
 use crate::header::Header;
-use crate::{BLOCK_SIZE, Part, ReadAt, Result};
+use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
 
-use findings::Findings;
+use findings::{About, Findings};
 use space::Space;
-use tree::Inodes;
+use tree::Census;
 use xattr::Pool;
 
 /// One place where an image is not what mkimg writes.
@@ -56,18 +74,16 @@ pub struct Finding {
     pub problem: String,
 }
 
-/// What the walk collects about one image.
+/// What is known about an image so far.
 struct Lint<'a> {
     out: Findings<'a>,
-    /// The area of metadata in bytes: first, and first behind.
-    meta: (u64, u64),
-    inodes: Inodes,
+    census: Census,
     space: Space,
     pool: Pool,
-    /// Whether a chunk-based inode was seen.
-    chunked: bool,
-    /// Bytes of inodes, xattr bodies, tails and chunk maps that may still be examined.
-    bodies_left: u64,
+    /// Bytes of units that may still be examined.
+    units_left: u64,
+    /// Bytes of directories in which `..` may still be looked up.
+    met_left: u64,
     /// Bytes of directories that may still be examined.
     dirs_left: u64,
 }
@@ -75,59 +91,84 @@ struct Lint<'a> {
 /// Checks that an image is exactly of the form that mkimg writes, so that the kernel's parser meets nothing unusual
 /// and no byte is unaccounted for.
 ///
-/// Covers blocks 0 to `header.seal_block`, that one excluded. Findings come in the order of the tree first and in
-/// that of the image after that; of one structure no more than 1000 are reported, then their number.
+/// Covers blocks 0 to `header.seal_block`, that one excluded. Of one structure no more than 1000 findings are
+/// reported, then their number. Where an inode does not stand in its place, what needs all inodes is not checked.
 ///
-/// Memory is bounded, see the [module](self).
+/// Memory is bounded by constants, see the [module](self).
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) alone; everything else is a [`Finding`].
 pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Finding)) -> Result<()> {
     let mut out = Findings::new(report);
     let Some(superblock) = block0::check(image, header, &mut out)? else {
-        out.finish();
-        return Ok(());
+        return out.finish::<&R>(None);
     };
     let opened = FileSystem::open(image);
-    let Some(fs) = out.take(opened, None)? else {
-        out.finish();
-        return Ok(());
+    let Some(fs) = out.take(opened, About::Nothing)? else {
+        return out.finish::<&R>(None);
     };
-    let meta = (header.meta_block.saturating_mul(BLOCK_SIZE), header.seal_block.saturating_mul(BLOCK_SIZE));
-    let area = meta.1.saturating_sub(meta.0);
+    let (start, end) =
+        (header.meta_block.saturating_mul(BLOCK_SIZE), header.seal_block.saturating_mul(BLOCK_SIZE));
+    let area = end.saturating_sub(start);
     let pool_start = u64::from(fs.superblock().xattr_block).saturating_mul(BLOCK_SIZE);
     let mut lint = Lint {
         out,
-        meta,
-        inodes: Inodes::default(),
-        space: Space::default(),
-        pool: Pool::new(pool_start, meta.1),
-        chunked: false,
-        bodies_left: area,
+        census: Census::default(),
+        space: Space::new(start, end),
+        pool: Pool::new(pool_start, end),
+        units_left: area,
+        met_left: area,
         dirs_left: area,
     };
     lint.walk(&fs)?;
     lint.check_counts(&superblock);
-    lint.close_pool();
-    lint.check_metadata_space(&fs)?;
-    lint.check_data_space(&fs)?;
-    lint.out.find_paths(&fs);
-    lint.out.finish();
-    Ok(())
+    if lint.space.intact {
+        for pass in [Lint::close_metadata, Lint::check_links, Lint::check_pool, Lint::check_data] {
+            // Whatever can be wrong with an inode was found before, unless the image has changed since.
+            let done = pass(&mut lint, &fs);
+            lint.out.take(done, About::Nothing)?;
+        }
+    }
+    lint.out.finish(Some(&fs))
 }
 
 impl Lint<'_> {
     /// What only the whole tree tells.
     fn check_counts(&mut self, superblock: &RawSuperblock) {
-        self.check_inodes(superblock.inos.get());
+        self.check_inos(superblock.inos.get());
         let chunked = superblock.feature_incompat.get() & crate::erofs::raw::INCOMPAT_CHUNKED_FILE != 0;
-        if chunked != self.chunked {
+        if chunked != self.census.chunked {
             let problem = if chunked {
                 "feature CHUNKED_FILE is set without a chunk-based file"
             } else {
                 "feature CHUNKED_FILE is clear in spite of a chunk-based file"
             };
-            self.out.add(Part::Superblock, block0::at(0x50), None, problem);
+            self.out.add(Part::Superblock, block0::at(0x50), About::Nothing, problem);
         }
     }
+}
+
+/// Offset of the first byte of a range that is not zero.
+fn first_nonzero<R: ReadAt>(fs: &FileSystem<R>, start: u64, end: u64) -> Result<Option<u64>> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut buffer = [0; 4096];
+    let mut at = start;
+    while at < end {
+        let room = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(buffer.len());
+        let Some(piece) = buffer.get_mut(..room) else { break };
+        match fs.read(Part::Slack, piece, at) {
+            Ok(()) => {}
+            Err(error @ Error::Io { .. }) => return Err(error),
+            // Not reached: both areas lie in the file system.
+            Err(_) => return Ok(Some(at)),
+        }
+        // Nearly always equal, and comparing memory is much faster than looking at bytes.
+        if Some(&*piece) != ZEROS.get(..room)
+            && let Some(skip) = piece.iter().position(|byte| *byte != 0)
+        {
+            return Ok(Some(at.saturating_add(u64::try_from(skip).unwrap_or(0))));
+        }
+        at = at.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
+    }
+    Ok(None)
 }

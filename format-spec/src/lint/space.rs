@@ -1,194 +1,193 @@
-//! Who owns which byte.
+//! The metadata area: who owns which byte of it.
+//!
+//! Everything stands where the thing before it ends: units of inodes, then bodies of directories and links in the
+//! order of their inodes, then the pool. So two cursors see every overlap and every gap.
 
-use super::Lint;
+use super::findings::About;
+use super::{Lint, first_nonzero};
 use crate::erofs::raw::SLOT;
-use crate::erofs::{Extent, FileSystem, Nid};
-use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
+use crate::erofs::{FileSystem, Inode, Nid, next_block};
+use crate::{BLOCK_SIZE, Part, ReadAt, Result, blocks_for};
 
-/// What stands in a range of the metadata area. The order is that of the area.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    /// An inode and what follows it.
-    Inode,
-    /// Blocks of a directory, or of a link that does not fit behind its inode.
-    Body,
-    /// Shared xattrs.
-    Pool,
-}
-
-impl Kind {
-    const fn part(self) -> Part {
-        match self {
-            Self::Inode => Part::Inode,
-            Self::Body => Part::Directory,
-            Self::Pool => Part::Xattr,
-        }
-    }
-}
-
-/// A range of the metadata area.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Used {
-    start: u64,
-    end: u64,
-    nid: Nid,
-    kind: Kind,
-}
-
-/// A run of file data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Run {
-    start: u64,
-    length: u64,
-    nid: Nid,
-    /// Identifies all the extents of the file: who shares one shares all.
-    file: u64,
-}
-
-/// Everything the inodes claim.
-#[derive(Debug, Default)]
+/// How far the metadata area has been seen.
+#[derive(Debug)]
 pub(super) struct Space {
-    used: Vec<Used>,
-    runs: Vec<Run>,
+    /// First byte of the area.
+    pub(super) start: u64,
+    /// First byte behind it.
+    pub(super) end: u64,
+    /// The highest inode so far.
+    pub(super) last: Nid,
+    /// The slot behind its unit; `None` where it could not be read.
+    next: Option<Nid>,
+    /// First byte of the bodies, and first behind those so far.
+    bodies: Option<(u64, u64)>,
+    /// Whether every inode stands where it must, so that they can be gone through without the tree, and no byte was
+    /// examined too often.
+    pub(super) intact: bool,
+}
+
+/// Where an inode stands that a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Where the next inode must stand.
+    Next,
+    /// Where one stood before.
+    Before,
+    /// Anywhere else.
+    Elsewhere,
 }
 
 impl Space {
-    /// Claims bytes of the metadata area.
-    pub(super) fn claim(&mut self, kind: Kind, nid: Nid, start: u64, end: u64) {
-        self.used.push(Used { start, end, nid, kind });
+    pub(super) const fn new(start: u64, end: u64) -> Self {
+        Self { start, end, last: Nid(0), next: Some(Nid(1)), bodies: None, intact: true }
     }
 
-    /// Claims the blocks of one extent of a file. `file` identifies the whole map of that file.
-    pub(super) fn claim_data(&mut self, nid: Nid, extent: Extent, file: u64) {
-        if let Some(start) = extent.physical {
-            self.runs.push(Run { start, length: extent.length, nid, file });
-        }
+    /// Takes note that the next inode could not be read.
+    pub(super) const fn lose_place(&mut self) {
+        self.next = None;
+        self.intact = false;
+    }
+
+    fn offset(&self, nid: Nid) -> u64 {
+        self.start.saturating_add(nid.0.saturating_mul(SLOT))
     }
 }
 
 impl Lint<'_> {
-    /// The metadata area: inodes, blocks of directories, shared xattrs, in this order and without gaps.
-    pub(super) fn check_metadata_space<R: ReadAt>(&mut self, fs: &FileSystem<R>) -> Result<()> {
-        let (first, end) = self.meta;
-        let mut used = std::mem::take(&mut self.space.used);
-        used.sort_unstable();
-        let mut cursor = first;
-        let mut stage = Kind::Inode;
-        for Used { start, end: stop, nid, kind } in used {
-            let owner = (kind != Kind::Pool).then_some(nid);
-            if start < first.saturating_add(SLOT) || stop > end {
-                let problem = format!("{} bytes lie outside the metadata area", stop.saturating_sub(start));
-                self.out.add_late(kind.part(), start, owner, problem);
-                continue;
-            }
-            if kind < stage {
-                let problem = "stands behind what it must stand before: inodes, directories, shared xattrs";
-                self.out.add_late(kind.part(), start, owner, problem);
-            }
-            stage = stage.max(kind);
-            if start < cursor {
-                let problem =
-                    format!("{} bytes overlap what stands before", cursor.min(stop).saturating_sub(start));
-                self.out.add_late(kind.part(), start, owner, problem);
-            } else {
-                // A root that does not fit behind slot 0 leaves the first block empty.
-                let from = if cursor == first && start == first.saturating_add(BLOCK_SIZE) {
-                    first.saturating_add(SLOT)
-                } else {
-                    cursor
-                };
-                self.check_gap(fs, cursor, from, "metadata")?;
-                self.check_gap(fs, from, start, "metadata")?;
-            }
-            cursor = cursor.max(stop);
+    /// Takes note of an inode that a name leads to, and reports when it stands where it must not.
+    pub(super) fn place<R: ReadAt>(
+        &mut self,
+        fs: &FileSystem<&R>,
+        inode: &Inode,
+        about: About<'_>,
+    ) -> Result<Place> {
+        let Inode { nid, offset, .. } = *inode;
+        let end = inode.unit_end();
+        let length = end.saturating_sub(offset);
+        if offset < self.space.start.saturating_add(SLOT) || end > self.space.end {
+            let problem = format!("{length} bytes lie outside the metadata area");
+            self.out.add(Part::Inode, offset, about, problem);
+            self.space.intact = false;
+            return Ok(Place::Elsewhere);
         }
-        self.check_gap(fs, cursor, end, "metadata")
+        if nid <= self.space.last {
+            return Ok(Place::Before);
+        }
+        let Some(free) = self.space.next else {
+            // The inode before could not be read, so this one may stand anywhere behind it.
+            self.arrive(fs, inode)?;
+            return Ok(Place::Next);
+        };
+        if nid < free {
+            self.space.intact = false;
+            let overlap = self.space.offset(free).min(end).saturating_sub(offset);
+            let problem = format!("{overlap} bytes overlap what stands before");
+            self.out.add(Part::Inode, offset, about, problem);
+            self.arrive(fs, inode)?;
+            return Ok(Place::Next);
+        }
+        let next = fs.next_unit(free)?;
+        if nid != next {
+            self.space.intact = false;
+            // An inode without a name may stand between.
+            let skipped = fs.inode(next).ok().map(|skipped| skipped.next_nid());
+            if !skipped.is_some_and(|behind| nid == behind || nid == next_block(behind)) {
+                let problem = if self.space.bodies.is_some_and(|(start, _)| offset >= start)
+                    || offset >= self.pool.start()
+                {
+                    "stands behind what it must stand before: inodes, directories, shared xattrs".to_owned()
+                } else {
+                    format!("stands out of order or overlaps what does not: inode {next} must come next")
+                };
+                self.out.add(Part::Inode, offset, about, problem);
+                return Ok(Place::Elsewhere);
+            }
+        } else if free < next {
+            let room = self.space.offset(next).saturating_sub(self.space.offset(free));
+            if length <= room {
+                let problem = format!("starts a block, must start {room} bytes before: it fits there");
+                self.out.add(Part::Inode, offset, about, problem);
+            }
+        }
+        self.check_gap(fs, self.space.offset(free), offset)?;
+        self.arrive(fs, inode)?;
+        Ok(Place::Next)
     }
 
-    /// The data area: every block belongs to a file, and what is shared is shared whole.
-    pub(super) fn check_data_space<R: ReadAt>(&mut self, fs: &FileSystem<R>) -> Result<()> {
-        let (first, end) = (BLOCK_SIZE, self.meta.0);
-        let mut runs = std::mem::take(&mut self.space.runs);
-        runs.sort_unstable();
-        let mut cursor = first;
-        let mut before: Option<Run> = None;
-        for run in runs {
-            let Run { start, length, nid, file } = run;
-            let stop = start.saturating_add(length);
-            let block_end = stop.div_ceil(BLOCK_SIZE).saturating_mul(BLOCK_SIZE);
-            if start < first || block_end > end {
-                let problem = format!("{length} bytes of content lie outside the data area");
-                self.out.add_late(Part::Data, start, Some(nid), problem);
-                continue;
-            }
-            let twin = before.filter(|twin| twin.start == start && twin.length == length);
-            before = Some(run);
-            if let Some(twin) = twin {
-                if twin.nid == nid {
-                    self.out.add_late(Part::Data, start, Some(nid), "a file holds the same blocks twice");
-                } else if twin.file != file {
-                    let problem = "content is shared in part with another file";
-                    self.out.add_late(Part::Data, start, Some(nid), problem);
-                }
-                continue;
-            }
-            if start < cursor {
-                let problem =
-                    format!("{} bytes of content overlap another file", cursor.saturating_sub(start));
-                self.out.add_late(Part::Data, start, Some(nid), problem);
-            } else {
-                self.check_unowned(cursor, start);
-                if let Some(offset) = first_nonzero(fs, stop, block_end)? {
-                    let problem = "byte between the end of a file and that of its block is not zero";
-                    self.out.add_late(Part::Slack, offset, Some(nid), problem);
-                }
-            }
-            cursor = cursor.max(block_end);
+    /// Moves the cursor behind the unit of an inode.
+    fn arrive<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
+        let behind = inode.next_nid().max(self.space.next.unwrap_or_default());
+        self.space.last = inode.nid;
+        self.space.next = Some(behind);
+        self.check_gap(fs, inode.unit_end(), self.space.offset(inode.next_nid()))
+    }
+
+    /// Takes note of the whole blocks of a directory or link, `length` bytes from `start` on.
+    pub(super) fn place_body<R: ReadAt>(
+        &mut self,
+        fs: &FileSystem<&R>,
+        nid: Nid,
+        start: u64,
+        length: u64,
+    ) -> Result<()> {
+        let about = About::Inode(nid);
+        let stop = start.saturating_add(length);
+        let block_end = blocks_for(stop).saturating_mul(BLOCK_SIZE);
+        if start < self.space.start || block_end > self.space.end {
+            let problem = format!("{length} bytes lie outside the metadata area");
+            self.out.add(Part::Directory, start, about, problem);
+            return Ok(());
         }
-        self.check_unowned(cursor, end);
+        let (first, cursor) = self.space.bodies.unwrap_or((start, start));
+        if start < cursor {
+            let overlap = cursor.min(stop).saturating_sub(start);
+            let problem = format!("{overlap} bytes overlap what stands before");
+            self.out.add(Part::Directory, start, about, problem);
+        } else {
+            self.check_gap(fs, cursor, start)?;
+            self.check_gap(fs, stop, block_end)?;
+        }
+        self.space.bodies = Some((first, cursor.max(block_end)));
         Ok(())
     }
 
-    /// Blocks of the data area that no file has.
-    fn check_unowned(&mut self, start: u64, end: u64) {
-        if start < end {
-            let problem = format!("{} bytes of the data area belong to no file", end.saturating_sub(start));
-            self.out.add_late(Part::Slack, start, None, problem);
+    /// What is left of the metadata area when every inode has been seen, up to the pool.
+    pub(super) fn close_metadata<R: ReadAt>(&mut self, fs: &FileSystem<&R>) -> Result<()> {
+        let start = self.space.start;
+        self.check_gap(fs, start, start.saturating_add(SLOT))?;
+        let pool = if self.pool.is_used() { self.pool.start() } else { self.space.end };
+        let (bodies, bodies_end) = self.space.bodies.unwrap_or((pool, pool));
+        if let Some(next) = self.space.next {
+            let units_end = self.space.offset(next);
+            if units_end > bodies {
+                let about = About::Inode(self.space.last);
+                let problem = "overlaps what it must stand before: inodes, directories, shared xattrs";
+                self.out.add(Part::Inode, self.space.offset(self.space.last), about, problem);
+            } else {
+                self.check_gap(fs, units_end, bodies)?;
+            }
         }
+        if bodies_end > pool {
+            let problem = "shared xattrs overlap what stands before";
+            self.out.add(Part::Xattr, pool, About::Nothing, problem);
+            return Ok(());
+        }
+        self.check_gap(fs, bodies_end, pool)
     }
 
     /// Alignment may leave less than a block of zeros.
-    fn check_gap<R: ReadAt>(&mut self, fs: &FileSystem<R>, start: u64, end: u64, area: &str) -> Result<()> {
+    pub(super) fn check_gap<R: ReadAt>(&mut self, fs: &FileSystem<&R>, start: u64, end: u64) -> Result<()> {
         let length = end.saturating_sub(start);
+        // Before a root that does not fit behind slot 0 is a block of zeros but for that slot.
         if length >= BLOCK_SIZE {
-            let problem = format!("{length} bytes of {area} belong to nothing");
-            self.out.add_late(Part::Slack, start, None, problem);
+            let problem = format!("{length} bytes of metadata belong to nothing");
+            self.out.add(Part::Slack, start, About::Nothing, problem);
         }
         if let Some(offset) = first_nonzero(fs, start, end)? {
-            let problem = format!("byte of {area} that belongs to nothing is not zero");
-            self.out.add_late(Part::Slack, offset, None, problem);
+            let problem = "byte of metadata that belongs to nothing is not zero";
+            self.out.add(Part::Slack, offset, About::Nothing, problem);
         }
         Ok(())
     }
-}
-
-/// Offset of the first byte of a range that is not zero.
-fn first_nonzero<R: ReadAt>(fs: &FileSystem<R>, start: u64, end: u64) -> Result<Option<u64>> {
-    let mut buffer = [0; 4096];
-    let mut at = start;
-    while at < end {
-        let room = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(buffer.len());
-        let Some(piece) = buffer.get_mut(..room) else { break };
-        match fs.read(Part::Slack, piece, at) {
-            Ok(()) => {}
-            Err(error @ Error::Io { .. }) => return Err(error),
-            // Not reached: both areas lie in the file system.
-            Err(_) => return Ok(Some(at)),
-        }
-        if let Some(skip) = piece.iter().position(|byte| *byte != 0) {
-            return Ok(Some(at.saturating_add(u64::try_from(skip).unwrap_or(0))));
-        }
-        at = at.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
-    }
-    Ok(None)
 }

@@ -231,6 +231,20 @@ impl Tree {
         }
         names.values_mut().for_each(|names| names.sort());
 
+        // Breadth first, as inodes are numbered.
+        let mut order = vec![by_path[&b"/"[..]]];
+        let mut met = vec![false; nodes.len()];
+        met[order[0]] = true;
+        let mut next = 0;
+        while next < order.len() {
+            for (_, child) in names.get(&order[next]).into_iter().flatten() {
+                if !std::mem::replace(&mut met[*child], true) {
+                    order.push(*child);
+                }
+            }
+            next += 1;
+        }
+
         // Data, the same content once.
         let mut bytes = vec![0; BLOCK];
         let mut seen: BTreeMap<RunKey, u32> = BTreeMap::new();
@@ -274,11 +288,11 @@ impl Tree {
 
         // Places of inodes, then of directory blocks.
         let mut places = vec![Place::default(); nodes.len()];
-        let mut bodies = Vec::new();
+        let mut bodies = vec![Vec::new(); nodes.len()];
         let mut cursor = 32;
         let mut packed = BTreeMap::new();
         let mut inline = vec![false; nodes.len()];
-        for (index, node) in nodes.iter().enumerate() {
+        for (index, node) in order.iter().map(|index| (*index, &nodes[*index])) {
             let mut body = Vec::new();
             if !node.shared.is_empty() || !node.xattrs.is_empty() {
                 let head = RawXattrHeader { h_shared_count: node.shared.len() as u8, ..Default::default() };
@@ -326,10 +340,10 @@ impl Tree {
                 size,
             };
             cursor = (cursor + head + tail).next_multiple_of(32);
-            bodies.push(body);
+            bodies[index] = body;
         }
         let mut next_block = (meta + cursor).div_ceil(BLOCK);
-        for (index, node) in nodes.iter().enumerate() {
+        for (index, node) in order.iter().map(|index| (*index, &nodes[*index])) {
             if matches!(node.content, Content::Dir | Content::Link(_)) {
                 let size = places[index].size;
                 let whole = if inline[index] { size / BLOCK } else { size.div_ceil(BLOCK) };

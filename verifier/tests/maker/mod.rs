@@ -203,7 +203,7 @@ pub fn make(spec: &Spec) -> Image {
     let mut nids = [0_u64; 8];
     let mut nodes: Vec<Node> = Vec::new();
     for _ in 0..2 {
-        let [root, na, nb, ndir, nc, nempty, nholes, nlink] = nids;
+        let [root, na, nb, ndir, nempty, nholes, nlink, nc] = nids;
         let root_dir = dir_block(&[
             (".", root, 2),
             ("..", root, 2),
@@ -215,22 +215,23 @@ pub fn make(spec: &Spec) -> Image {
             ("link", nlink, 7),
         ]);
         let dir = dir_block(&[(".", ndir, 2), ("..", root, 2), ("c", nc, 1), ("hard", na, 1)]);
+        // Breadth first.
         let rows = [
             ("/", inode(0o040_755, LAYOUT_FLAT_INLINE, root_dir.len(), NULL_ADDR, 3, &[]), root_dir, NONE),
             ("/a", inode(0o100_644, 0, a.len(), a_start, 2, &own), own.clone(), 0),
             ("/b", inode(0o100_644, 0, b.len(), b_start, 1, &shared), shared.clone(), 1),
             ("/dir", inode(0o040_700, LAYOUT_FLAT_INLINE, dir.len(), NULL_ADDR, 2, &[]), dir, NONE),
-            ("/dir/c", inode(0o104_755, 0, b.len(), b_start, 1, &shared), shared.clone(), 1),
             ("/empty", inode(0o100_600, 0, 0, NULL_ADDR, 1, &[]), Vec::new(), 2),
             ("/holes", inode(0o100_600, LAYOUT_CHUNK_BASED, holes.len(), 0, 1, &[]), map.clone(), 3),
             ("/link", inode(0o120_777, LAYOUT_FLAT_INLINE, 5, NULL_ADDR, 1, &[]), b"dir/c".to_vec(), NONE),
+            ("/dir/c", inode(0o104_755, 0, b.len(), b_start, 1, &shared), shared.clone(), 1),
         ];
         nodes.clear();
         let mut at = 32_u64;
         for (index, (path, inode, body, content)) in rows.into_iter().enumerate() {
             nids[index] = at / 32;
             let mut node = Node { path, nid: at / 32, inode, body, content };
-            node.inode.i_ino = (index as u32 + 1).into();
+            node.inode.i_ino = (node.nid as u32).into();
             at = (at + 64 + node.body.len() as u64).next_multiple_of(32);
             nodes.push(node);
         }

@@ -275,13 +275,31 @@ struct Node<'a> {
     size: usize,
 }
 
+/// The entries that are inodes, in the order of their first names: level by level, then by directory and name.
+fn breadth_first(list: &[Entry]) -> Vec<&Entry> {
+    let mut names: Vec<&Entry> = list.iter().collect();
+    names.sort_by_key(|entry| {
+        let names: Vec<&[u8]> =
+            entry.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        (names.len(), names)
+    });
+    let mut inodes: Vec<&Entry> = Vec::new();
+    for entry in names {
+        let first = entry.link.as_ref().unwrap_or(&entry.path);
+        if !inodes.iter().any(|inode| inode.path == *first) {
+            inodes.extend(list.iter().find(|inode| inode.path == *first));
+        }
+    }
+    inodes
+}
+
 /// Writes the image of a list whose first entry is the root and where parents come before children.
 #[allow(clippy::too_many_lines)]
 pub fn write_image(list: &[Entry]) -> Image {
     let mut bytes = vec![0; BLOCK_LEN];
     let mut nodes: Vec<Node<'_>> = Vec::new();
     let (mut at, mut contents) = (32_usize, Vec::new());
-    for entry in list.iter().filter(|entry| entry.link.is_none()) {
+    for entry in breadth_first(list) {
         let links = list.iter().filter(|other| other.link.as_ref() == Some(&entry.path)).count();
         let mut start = NULL_ADDR;
         if entry.file_type == FileType::File && !entry.body.is_empty() {
@@ -336,7 +354,7 @@ pub fn write_image(list: &[Entry]) -> Image {
         pad(&mut bytes);
     }
     let mut inodes = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
+    for node in &nodes {
         let entry = node.entry;
         let body = xattr_body(&entry.xattrs);
         let is_link = entry.file_type == FileType::Symlink;
@@ -352,7 +370,7 @@ pub fn write_image(list: &[Entry]) -> Image {
             i_mode: (entry.file_type.mode_bits() | entry.mode).into(),
             i_size: (node.size as u64).into(),
             i_u: i_u.into(),
-            i_ino: (index as u32 + 1).into(),
+            i_ino: (node.nid as u32).into(),
             i_uid: entry.owner.0.into(),
             i_gid: entry.owner.1.into(),
             i_mtime: entry.mtime.0.cast_unsigned().into(),

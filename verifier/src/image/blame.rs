@@ -10,7 +10,7 @@ use std::ops::Range;
 use mkimg_format::merkle::{FANOUT, hash_block};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
-use crate::scan::{Record, Scan, Shape, Stored, bit, first_bits, set_slot, slot};
+use super::scan::{Record, Scan, Shape, Stored, bit, first_bits, set_slot, slot};
 
 /// Slots of a hash block.
 const SLOTS: usize = 128;

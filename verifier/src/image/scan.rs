@@ -18,8 +18,8 @@ use mkimg_format::merkle::{FANOUT, hash_block, hash_blocks};
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
 
-use crate::lowest::Lowest;
-use crate::view::read_block;
+use super::lowest::Lowest;
+use super::view::read_block;
 
 /// Slots of a hash block.
 const SLOTS: usize = 128;

@@ -10,9 +10,9 @@ use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{self, Level};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256, hex};
 
-use crate::Error;
-use crate::report::{Findings, Region, unreadable};
-use crate::view::read_block;
+use super::Error;
+use super::report::{Findings, Region, unreadable};
+use super::view::read_block;
 
 /// Where the EROFS superblock ends.
 const SUPERBLOCK_END: usize = 1152;

@@ -10,7 +10,7 @@ use mkimg_format::erofs::raw::XATTR_HEADER_LEN;
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout};
 use mkimg_format::{BLOCK_SIZE, Error, ReadAt};
 
-use crate::report::PATHS_MAX;
+use super::report::PATHS_MAX;
 
 /// Places at which a path touches a damaged range.
 const HITS_MAX: usize = 200_000;

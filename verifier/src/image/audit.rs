@@ -5,18 +5,20 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use mkimg_format::erofs::FileSystem;
+use mkimg_format::header::Header;
 use mkimg_format::seal::{Seal, Table};
+use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_SIZE, ReadAt, Sha256, detached, hex, lint};
 
-use crate::Error;
-use crate::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
-use crate::block_cache::BlockCache;
-use crate::content::{Sealed, section_word};
-use crate::geometry::{Geometry, without_slack};
-use crate::paths::{self, Segment};
-use crate::report::{Finding, Findings, Region, Report, unreadable};
-use crate::scan::{Scan, Shape, Stored, scan};
-use crate::view::View;
+use super::Error;
+use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
+use super::cache::Cached;
+use super::content::{Sealed, section_word};
+use super::geometry::{Geometry, without_slack};
+use super::paths::{self, Segment};
+use super::report::{Finding, Findings, Region, Report, unreadable};
+use super::scan::{Scan, Shape, Stored, scan};
+use super::view::View;
 
 /// How to audit.
 #[derive(Clone, Copy)]
@@ -120,7 +122,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             let whole = self.geometry.file_size >= self.geometry.image_size();
             if unchecked == 0 && !self.damaged_inside(&verdict.ranges) {
                 let tree_holds = whole && verdict.ranges.is_empty();
-                self.check_structure(tree_holds);
+                self.check_structure(tree_holds, options.threads);
             }
         } else {
             unchecked = self.geometry.file_size.div_ceil(BLOCK_SIZE).min(self.geometry.data_blocks);
@@ -328,7 +330,8 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
         // Broken slack breaks the checksum of the superblock, which says nothing about the superblock itself.
         let mended = geometry.block0.as_ref().map(|block| without_slack(block));
         let view = View::new(self.view.io(), mended, 0..0);
-        match FileSystem::open(&view) {
+        let cached = Cached::new(&view, at(self.geometry.meta_block));
+        match FileSystem::open(&cached) {
             Ok(fs) => paths::map(&fs, &ranges, take),
             Err(_) => {
                 for (index, range) in ranges.iter().enumerate() {
@@ -340,24 +343,32 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
     }
 
     /// What hashes cannot say: whether the image means what it should.
-    fn check_structure(&mut self, tree_holds: bool) {
+    fn check_structure(&mut self, tree_holds: bool, threads: NonZeroUsize) {
         let Some(header) = self.geometry.header else { return };
         // Slack that is protected by the hash is reported by itself, and must not hide the rest.
         let mended = self.geometry.block0.as_ref().map(|block| without_slack(block));
         let gap = if self.data_absent { BLOCK_SIZE..at(self.geometry.meta_block) } else { 0..0 };
-        let cache = BlockCache::new(self.view.io());
-        let view = View::new(&cache, mended, gap);
+        let view = View::new(self.view.io(), mended, gap);
+        let meta = at(self.geometry.meta_block);
         let findings = &mut self.findings;
         let leaves = self.geometry.levels.first().copied().filter(|_| tree_holds);
-        match Seal::open(&view, &header) {
-            Ok(seal) => match FileSystem::open(&view) {
-                Ok(fs) => Sealed::new(&view, &fs, &seal, leaves).check(findings),
-                Err(error) => findings.add_error(&error, None),
-            },
-            Err(error) => findings.add_error(&error, None),
-        }
-        let mut take = |finding: lint::Finding| {
-            let lint::Finding { part, offset, path, problem } = finding;
+        let lint = || {
+            let mut found = Vec::new();
+            let done = lint::lint(&Cached::new(&view, meta), &header, &mut |finding| found.push(finding));
+            (found, done)
+        };
+        // Format and seal have nothing to do with each other.
+        let (found, done) = std::thread::scope(|scope| {
+            let spawn = || std::thread::Builder::new().spawn_scoped(scope, lint).ok();
+            let helper = (threads.get() > 1).then(spawn).flatten();
+            check_seal(&Cached::new(&view, meta), &header, leaves, findings);
+            match helper.map(std::thread::ScopedJoinHandle::join) {
+                None => lint(),
+                Some(Ok(linted)) => linted,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+            }
+        });
+        for lint::Finding { part, offset, path, problem } in found {
             let paths = path.into_iter().collect();
             findings.push(Finding {
                 offset,
@@ -367,14 +378,24 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
                 more_paths: 0,
                 problem,
             });
-        };
-        if let Err(error) = lint::lint(&view, &header, &mut take) {
+        }
+        if let Err(error) = done {
             findings.add_error(&error, None);
         }
         if let Some((offset, errno)) = view.failure().filter(|_| findings.is_complete()) {
             findings.mark_incomplete();
             findings.add(Region::Structure, offset, 0, unreadable(errno));
         }
+    }
+}
+
+fn check_seal<R: ReadAt>(image: &R, header: &Header, leaves: Option<Level>, findings: &mut Findings) {
+    match Seal::open(image, header) {
+        Ok(seal) => match FileSystem::open(image) {
+            Ok(fs) => Sealed::new(image, &fs, &seal, leaves).check(findings),
+            Err(error) => findings.add_error(&error, None),
+        },
+        Err(error) => findings.add_error(&error, None),
     }
 }
 

@@ -3,29 +3,31 @@
 //! The hashes say that the image is what its builder made; this says that the builder's records are true: every
 //! inode has its record, and every content has the fs-verity digest that its record claims. The leaves of that digest
 //! are those of the dm-verity tree, so file data is not read again.
+//!
+//! Inodes and their records both ascend, so they are gone through side by side and nothing is kept of them.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::num::NonZeroU32;
 
-use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Layout, Nid};
+use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Nid};
 use mkimg_format::fsverity::{Digester, zero_leaf};
 use mkimg_format::merkle::hash_block;
-use mkimg_format::seal::{InodeRecord, NONE, Seal, Section, Statement};
+use mkimg_format::seal::{InodeRecord, NONE, Records, Seal, Section, Statement};
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Sha256, hex};
 use sha2::{Digest as _, Sha512};
 
-use crate::report::{Finding, Findings, Region};
+use super::report::{FINDINGS_MAX, Finding, Findings, Region};
 
-/// Inode records that are held in memory (16 bytes each); more are looked up in the image.
-const RECORDS_HELD: u64 = 1 << 20;
-/// Contents whose first inode is held in memory (8 bytes each).
-const CONTENTS_HELD: u64 = 2 << 20;
+/// Contents that are checked in one go, 4 bytes each. The inodes of an image with more are gone through again.
+const CONTENTS_HELD: usize = 2 << 20;
+/// Bytes of the paths of inodes with findings.
+const FAULT_PATHS_MAX: usize = 4 << 20;
 /// Leaves that are put into fs-verity digests, beyond four for each block of the image: maps and holes can make
 /// files of any length out of a few bytes.
 const LEAVES_MAX: u64 = 1 << 30;
-/// Hard-linked inodes that are told apart.
-const LINKED_HELD: usize = 1 << 20;
 
 /// The seal and file system under test.
 pub(crate) struct Sealed<'a, R> {
@@ -188,150 +190,132 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
     }
 
-    /// Walks the tree and looks up every inode and content.
+    /// Every inode against its record, and every content against the digest of a file that has it.
     fn inodes(&self, findings: &mut Findings) {
-        let Some(records) = self.load_records(findings) else { return };
+        let mut faults = Faults::default();
+        if let Some(whole) = self.records(&mut faults, findings) {
+            self.contents(whole, &mut faults, findings);
+        }
+        faults.report(self.fs, findings);
+    }
+
+    /// Goes through inodes and records side by side. Returns whether all inodes could be read; `None` when the
+    /// records cannot be used.
+    fn records(&self, faults: &mut Faults, findings: &mut Findings) -> Option<bool> {
         let contents = self.seal.contents().len();
         let layers = self.seal.layers().len();
-        // First inode of each content, 0 for none; nid 0 may be one, so they are stored plus one.
-        let held = usize::try_from(contents.min(CONTENTS_HELD)).unwrap_or_default();
-        let mut first = vec![0_u64; held];
-        let mut linked: HashSet<Nid> = HashSet::new();
         let mut count = 0_u64;
         let mut whole = true;
-        let mut walk = self.fs.walk();
-        loop {
-            let entry = match walk.next() {
-                None => break,
-                Some(Ok(entry)) => entry,
-                Some(Err(error)) => {
+        for pair in self.pairs() {
+            let (inode, record) = match pair {
+                Pair::Both(inode, record) => (inode, record),
+                Pair::Unrecorded(inode) => {
+                    count = count.saturating_add(1);
+                    faults.add(&inode, format!("inode {} has no record in the seal", inode.nid));
+                    continue;
+                }
+                // The number of inodes will tell.
+                Pair::Unfounded => continue,
+                Pair::NoInode(error) => {
                     // A broken structure is a finding of the linter, which looks at all of them.
                     if matches!(error, Error::Io { .. }) {
-                        findings.add_error(&error, Some(walk.position()));
+                        findings.add_error(&error, None);
                     }
                     whole = false;
                     continue;
                 }
+                Pair::BadRecord(BadRecord::Unreadable(error)) => {
+                    findings.add_error(&error, None);
+                    return None;
+                }
+                Pair::BadRecord(BadRecord::OutOfOrder(nid)) => {
+                    let problem = format!("record of inode {nid} is not in ascending order");
+                    self.fault(Section::Inodes, problem, findings);
+                    return None;
+                }
             };
-            let inode = &entry.inode;
-            if inode.file_type != FileType::Dir
-                && inode.nlink > 1
-                && linked.len() < LINKED_HELD
-                && !linked.insert(inode.nid)
-            {
-                continue;
-            }
             count = count.saturating_add(1);
-            let mut fault = |problem: String| {
-                findings.push(Finding {
-                    offset: inode.offset,
-                    length: inode.inode_len,
-                    region: Region::Structure,
-                    paths: vec![entry.path.clone()],
-                    more_paths: 0,
-                    problem,
-                });
-            };
-            let record = match self.record(&records, inode.nid) {
-                Ok(Some(record)) => record,
-                Ok(None) => {
-                    fault(format!("inode {} has no record in the seal", inode.nid));
-                    continue;
-                }
-                Err(error) => {
-                    findings.add_error(&error, Some(&entry.path));
-                    continue;
-                }
-            };
             let layer = record.layer.get();
             if u64::from(layer) >= layers && !(layer == NONE && inode.file_type == FileType::Dir) {
-                fault(format!("layer {layer} of its record does not exist"));
+                faults.add(&inode, format!("layer {layer} of its record does not exist"));
             }
             let content = record.content.get();
             if inode.file_type != FileType::File {
                 if content != NONE {
-                    fault(format!("content {content} of its record, but it is no regular file"));
+                    faults.add(&inode, format!("content {content} of its record, but it is no regular file"));
                 }
-                continue;
-            }
-            if u64::from(content) >= contents {
-                fault(format!("content {content} of its record does not exist"));
-                continue;
-            }
-            let known = usize::try_from(content).ok().and_then(|content| first.get_mut(content));
-            let twin = match known {
-                Some(known) if *known == 0 => {
-                    *known = inode.nid.0.saturating_add(1);
-                    false
-                }
-                Some(known) => match self.fs.inode(Nid(known.saturating_sub(1))) {
-                    Ok(checked) => same_blocks(&checked, inode),
-                    Err(error) => {
-                        findings.add_error(&error, Some(&entry.path));
-                        continue;
-                    }
-                },
-                None => false,
-            };
-            if twin {
-                continue;
-            }
-            match self.check_content(inode, content) {
-                Ok(None) => {}
-                Ok(Some(problem)) => fault(problem),
-                Err(error) => findings.add_error(&error, Some(&entry.path)),
+            } else if u64::from(content) >= contents {
+                faults.add(&inode, format!("content {content} of its record does not exist"));
             }
         }
-        drop(walk);
         let recorded = self.seal.inodes().len();
-        if whole && count != recorded && linked.len() < LINKED_HELD {
+        if whole && count != recorded {
             self.fault(Section::Inodes, format!("{recorded} records for {count} inodes"), findings);
         }
-        if let Some(unused) = first.iter().position(|nid| *nid == 0).filter(|_| whole) {
+        Some(whole)
+    }
+
+    /// One file of each content against the record of that. `whole` says that all files are known.
+    ///
+    /// Files in the same blocks have the same content, or the linter reports it: the first block says whether a file
+    /// has been checked.
+    fn contents(&self, whole: bool, faults: &mut Faults, findings: &mut Findings) {
+        let contents = self.seal.contents().len();
+        let mut unused = None;
+        let mut leaves = vec![0; BLOCK_LEN];
+        let mut checked: Vec<Option<NonZeroU32>> = Vec::new();
+        for first in (0..contents).step_by(CONTENTS_HELD) {
+            let length = contents.saturating_sub(first);
+            checked.clear();
+            checked.resize(usize::try_from(length).unwrap_or(CONTENTS_HELD).min(CONTENTS_HELD), None);
+            for pair in self.pairs() {
+                let Pair::Both(inode, record) = pair else { continue };
+                let content = record.content.get();
+                let place =
+                    u64::from(content).checked_sub(first).and_then(|place| usize::try_from(place).ok());
+                let Some(checked) = place.and_then(|place| checked.get_mut(place)) else { continue };
+                if inode.file_type != FileType::File {
+                    continue;
+                }
+                let found = self.first_block(&inode).and_then(|block| {
+                    if *checked == Some(block) {
+                        return Ok(None);
+                    }
+                    checked.get_or_insert(block);
+                    self.check_content(&inode, content, &mut leaves)
+                });
+                match found {
+                    Ok(None) => {}
+                    Ok(Some(problem)) => faults.add(&inode, problem),
+                    Err(error) => faults.add_error(&inode, error, findings),
+                }
+            }
+            let position = checked.iter().position(Option::is_none);
+            unused = unused.or_else(|| Some(first.saturating_add(u64::try_from(position?).ok()?)));
+        }
+        if let Some(unused) = unused.filter(|_| whole) {
             self.fault(Section::Contents, format!("content {unused} belongs to no file"), findings);
         }
     }
 
-    /// The inode records, checked to ascend; empty when there are too many to hold.
-    fn load_records(&self, findings: &mut Findings) -> Option<Vec<InodeRecord>> {
-        let mut records = Vec::new();
-        let mut last = None;
-        let hold = self.seal.inodes().len() <= RECORDS_HELD;
-        for record in self.seal.inodes() {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    findings.add_error(&error, None);
-                    return None;
-                }
-            };
-            let nid = record.nid.get();
-            if last.is_some_and(|last| last >= nid) {
-                self.fault(
-                    Section::Inodes,
-                    format!("record of inode {nid} is not in ascending order"),
-                    findings,
-                );
-                return None;
-            }
-            last = Some(nid);
-            if hold {
-                records.push(record);
+    /// Number of the first block of a file, plus one; 1 if it has none.
+    fn first_block(&self, inode: &Inode) -> Result<NonZeroU32, Error> {
+        for extent in self.fs.extents(inode) {
+            if let Some(start) = extent?.physical {
+                let block = u32::try_from(start / BLOCK_SIZE).unwrap_or(u32::MAX);
+                return Ok(NonZeroU32::MIN.saturating_add(block));
             }
         }
-        Some(records)
+        Ok(NonZeroU32::MIN)
     }
 
-    fn record(&self, held: &[InodeRecord], nid: Nid) -> Result<Option<InodeRecord>, Error> {
-        if held.is_empty() {
-            return self.seal.inode_record(nid.0);
-        }
-        let index = held.binary_search_by_key(&nid.0, |record| record.nid.get());
-        Ok(index.ok().and_then(|index| held.get(index)).copied())
+    fn pairs(&self) -> Pairs<'a, R> {
+        let (inodes, records) = (self.fs.inodes().peekable(), self.seal.inodes());
+        Pairs { inodes, records, ahead: None, last: None, ended: false }
     }
 
     /// Size and fs-verity digest of a file against its content record; what is wrong, if anything.
-    fn check_content(&self, inode: &Inode, content: u32) -> Result<Option<String>, Error> {
+    fn check_content(&self, inode: &Inode, content: u32, window: &mut [u8]) -> Result<Option<String>, Error> {
         let Some(record) = self.seal.contents().get(content.into())? else { return Ok(None) };
         if record.reserved.get() != 0 {
             return Ok(Some(format!("reserved field of content {content} is not 0")));
@@ -340,17 +324,16 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             return Ok(Some(format!("size is {}, content {content} has {}", inode.size, record.size.get())));
         }
         let Some(leaves) = self.leaves else { return Ok(None) };
-        let found = self.digest(inode, leaves)?;
+        let found = self.digest(inode, leaves, window)?;
         let wrong = found != record.fsverity;
         Ok(wrong.then(|| {
             format!("fs-verity digest is {}, content {content} has {}", hex(&found), hex(&record.fsverity))
         }))
     }
 
-    /// fs-verity digest of a file, from leaves of the tree.
-    fn digest(&self, inode: &Inode, leaves: Level) -> Result<Sha256, Error> {
+    /// fs-verity digest of a file, from leaves of the tree, which are read into `window` by the block.
+    fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Sha256, Error> {
         let mut digester = Digester::new();
-        let mut window = vec![0; BLOCK_LEN];
         for extent in self.fs.extents(inode) {
             let Extent { logical, length, physical } = extent?;
             let blocks = length.div_ceil(BLOCK_SIZE);
@@ -400,10 +383,140 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
     }
 }
 
-/// Whether a file has its content in the very blocks of one that has been checked.
-fn same_blocks(checked: &Inode, inode: &Inode) -> bool {
-    let plain = matches!(inode.layout, Layout::Plain { .. });
-    plain && checked.layout == inode.layout && checked.size == inode.size
+/// Inodes and records, both ascending.
+struct Pairs<'a, R: ReadAt> {
+    inodes: Peekable<Inodes<'a, &'a R>>,
+    records: Records<'a, &'a R, InodeRecord>,
+    /// A record of an inode that has not come up yet.
+    ahead: Option<InodeRecord>,
+    /// Number of the record before.
+    last: Option<u64>,
+    ended: bool,
+}
+
+enum Pair {
+    Both(Inode, InodeRecord),
+    /// An inode without a record.
+    Unrecorded(Inode),
+    /// A record without an inode.
+    Unfounded,
+    /// An inode that cannot be read.
+    NoInode(Error),
+    /// The last pair: what follows cannot be used.
+    BadRecord(BadRecord),
+}
+
+enum BadRecord {
+    Unreadable(Error),
+    /// The number of its inode is not above that of the record before.
+    OutOfOrder(u64),
+}
+
+impl<R: ReadAt> Pairs<'_, R> {
+    /// The next record, if it is for inode `nid` or one before.
+    fn record(&mut self, nid: u64) -> Result<Option<InodeRecord>, BadRecord> {
+        if self.ahead.is_none() {
+            let Some(record) = self.records.next().transpose().map_err(BadRecord::Unreadable)? else {
+                return Ok(None);
+            };
+            let number = record.nid.get();
+            if self.last.is_some_and(|last| last >= number) {
+                return Err(BadRecord::OutOfOrder(number));
+            }
+            self.last = Some(number);
+            self.ahead = Some(record);
+        }
+        Ok(self.ahead.take_if(|record| record.nid.get() <= nid))
+    }
+}
+
+impl<R: ReadAt> Iterator for Pairs<'_, R> {
+    type Item = Pair;
+
+    fn next(&mut self) -> Option<Pair> {
+        if self.ended {
+            return None;
+        }
+        // Records behind the last inode are looked at as well.
+        let nid = match self.inodes.peek() {
+            Some(Ok(inode)) => Some(inode.nid.0),
+            Some(Err(_)) => return self.inodes.next()?.err().map(Pair::NoInode),
+            None => None,
+        };
+        match self.record(nid.unwrap_or(u64::MAX)) {
+            Err(bad) => {
+                self.ended = true;
+                Some(Pair::BadRecord(bad))
+            }
+            Ok(Some(record)) if Some(record.nid.get()) == nid => {
+                self.inodes.next()?.ok().map(|inode| Pair::Both(inode, record))
+            }
+            Ok(Some(_)) => Some(Pair::Unfounded),
+            Ok(None) => self.inodes.next()?.ok().map(Pair::Unrecorded),
+        }
+    }
+}
+
+/// Findings about inodes, whose paths are looked up in the end.
+#[derive(Default)]
+struct Faults {
+    kept: Vec<(Nid, Fault)>,
+    dropped: u64,
+}
+
+enum Fault {
+    Problem { offset: u64, length: u64, problem: String },
+    Error(Error),
+}
+
+impl Faults {
+    fn add(&mut self, inode: &Inode, problem: String) {
+        let (offset, length) = (inode.offset, inode.inode_len);
+        self.push(inode.nid, Fault::Problem { offset, length, problem });
+    }
+
+    fn add_error(&mut self, inode: &Inode, error: Error, findings: &mut Findings) {
+        if matches!(error, Error::Io { .. }) {
+            findings.mark_incomplete();
+        }
+        self.push(inode.nid, Fault::Error(error));
+    }
+
+    fn push(&mut self, nid: Nid, fault: Fault) {
+        if self.kept.len() < FINDINGS_MAX {
+            self.kept.push((nid, fault));
+        } else {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    fn report<R: ReadAt>(self, fs: &FileSystem<R>, findings: &mut Findings) {
+        findings.drop(self.dropped);
+        if self.kept.is_empty() {
+            return;
+        }
+        let paths = match fs.paths_of(self.kept.iter().map(|(nid, _)| *nid), FAULT_PATHS_MAX) {
+            Ok(paths) => paths,
+            Err(error) => {
+                findings.add_error(&error, None);
+                BTreeMap::new()
+            }
+        };
+        for (nid, fault) in self.kept {
+            let path = paths.get(&nid);
+            match fault {
+                Fault::Problem { offset, length, problem } => findings.push(Finding {
+                    offset,
+                    length,
+                    region: Region::Structure,
+                    paths: path.cloned().into_iter().collect(),
+                    more_paths: 0,
+                    problem,
+                }),
+                Fault::Error(error) => findings.add_error(&error, path.map(Vec::as_slice)),
+            }
+        }
+    }
 }
 
 /// What a section is called in reports.
