@@ -131,6 +131,9 @@ impl<R: ReadAt, T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned +
         let unit = self.place.section.record_len();
         let offset = self.place.offset.saturating_add(index.saturating_mul(unit));
         let count = count.min(self.len().saturating_sub(index));
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         let mut bytes = vec![0; usize::try_from(count.saturating_mul(unit)).unwrap_or(0)];
         let io = |source| Error::Io { part: Part::Seal, offset, source };
         self.io.read_exact_at(&mut bytes, offset).map_err(io)?;
