@@ -2,43 +2,20 @@
 """Measures mkimg and peers on the test images, interleaved in one run: tests/measure.py [ROUNDS]
 
 Prints a Markdown table of medians: wall time, processor time, peak memory. Needs a release build, tests/images.sh,
-umoci, mkfs.erofs and veritysetup; a peer that is missing is left out.
+GNU time, umoci and veritysetup; a peer that is missing is left out.
 """
 
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-MKIMG = os.environ.get("MKIMG_BIN", str(HERE.parent / "target/release/mkimg"))
+from measuring import HERE, MKIMG, interleaved, machine, version
+
 IMAGES = Path(os.environ.get("MKIMG_IMAGES", HERE.parent / "target/images"))
-
-
-# The peak memory of a child starts with that of the process it was forked from, so a small one does it.
-CHILD = """
-import json, os, sys, time
-start = time.monotonic()
-quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_WRONLY, 0) for fd in (1, 2)]
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
-_, status, usage = os.wait4(pid, 0)
-wall = time.monotonic() - start
-print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
-"""
-
-
-def run(argv):
-    """Wall seconds, processor seconds and peak KiB of one command."""
-    done = subprocess.run([sys.executable, "-S", "-E", "-c", CHILD, *argv], capture_output=True, check=True)
-    code, *figures = json.loads(done.stdout)
-    if code:
-        raise SystemExit("failed: " + " ".join(argv))
-    return figures
 
 
 def big_layout(folder):
@@ -90,17 +67,12 @@ def big_layout(folder):
     return folder / "oci"
 
 
-def version(name, *args):
-    text = subprocess.run([name, *args], capture_output=True, text=True)
-    return (text.stdout + text.stderr).strip().splitlines()[0]
-
-
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     umoci, veritysetup = shutil.which("umoci"), shutil.which("veritysetup")
-    print("%s, %d processors, Linux %s" % (version(MKIMG, "--version"), os.cpu_count(), platform.release()))
-    for tool, flag in ((umoci, "--version"), (veritysetup, "--version")):
-        print(version(tool, flag) if tool else "a peer is missing")
+    print(machine())
+    for tool in (MKIMG, "umoci", "veritysetup"):
+        print(version(tool, "--version") or "%s is missing" % tool)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as work:
         work = Path(work)
         sources = {name: "%s" % (IMAGES / name) for name in ("debian", "python") if (IMAGES / name).is_dir()}
@@ -123,19 +95,13 @@ def main():
             if veritysetup:
                 jobs["veritysetup verify"] = [veritysetup, "verify", str(image), str(image), info["root_hash"],
                                               "--hash-offset=%d" % info["hash_offset"]]
-            samples = {job: [] for job in jobs}
-            for _ in range(rounds):
-                for job, argv in jobs.items():
-                    shutil.rmtree(work / "bundle", ignore_errors=True)
-                    samples[job].append(run(argv))
-            results[name] = (info, samples)
-        for name, (info, samples) in results.items():
+            results[name] = info, interleaved(jobs, rounds, lambda: shutil.rmtree(work / "bundle", ignore_errors=True))
+        for name, (info, medians) in results.items():
             entries = info["inodes"]
             print("\n%s: %d inodes, image of %.0f MiB; memory allowed: %.0f MiB\n" % (
                 name, entries, info["image_size"] / 2**20, 64 + 300 * entries / 2**20))
             print("| | wall s | processor s | peak MiB |\n|---|---|---|---|")
-            for job, values in samples.items():
-                wall, cpu, peak = (statistics.median(column) for column in zip(*values))
+            for job, (wall, cpu, peak) in medians.items():
                 print("| `%s` | %.2f | %.2f | %.1f |" % (job, wall, cpu, peak / 1024))
 
 

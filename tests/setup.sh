@@ -18,6 +18,7 @@ packages=(
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
+    aide time                                                           # peer and stopwatch of the benchmarks
     kmod dmsetup fsverity                                               # other kernels in a virtual machine
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )

@@ -50,12 +50,8 @@ pub fn diff_images<R: ReadAt, S: ReadAt>(
     let (first, second) = (Image::open(&first)?, Image::open(&second)?);
     let (first_fs, second_fs) = (FileSystem::open(first.io)?, FileSystem::open(second.io)?);
     let mut diff = Diff {
-        first: Side { fs: &first_fs, digests: Digests::new(&first.seal, first.io)?, blocks: &first.blocks },
-        second: Side {
-            fs: &second_fs,
-            digests: Digests::new(&second.seal, second.io)?,
-            blocks: &second.blocks,
-        },
+        first: Side { fs: &first_fs, digests: Digests::new(&first.seal)?, blocks: &first.blocks },
+        second: Side { fs: &second_fs, digests: Digests::new(&second.seal)?, blocks: &second.blocks },
         options,
         findings: Findings::new(options.only_security),
         links: Links::default(),

@@ -269,6 +269,15 @@ const CHANGES: &[Change] = &[
     ("a long value", |root, _| set_xattr(&root.join("x"), "user.long", &[1; 1000]), &[("/x", Kind::Xattr)]),
     ("an extra xattr", |root, _| set_xattr(&root.join("b"), "user.new", b""), &[("/b", Kind::Xattr)]),
     (
+        "a long list of xattrs",
+        |root, _| {
+            for letter in ["k", "l", "m"] {
+                set_xattr(&root.join("b"), &format!("user.{}", letter.repeat(240)), b"");
+            }
+        },
+        &[("/b", Kind::Xattr), ("/b", Kind::Xattr), ("/b", Kind::Xattr)],
+    ),
+    (
         "an xattr less",
         |root, _| rustix::fs::removexattr(root.join("x"), "user.empty").unwrap(),
         &[("/x", Kind::Xattr)],

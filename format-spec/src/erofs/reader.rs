@@ -30,6 +30,11 @@ impl<R: ReadAt> FileSystem<R> {
         Ok(Self { io, superblock })
     }
 
+    /// The same file system, of which all but the superblock is read through `io`.
+    pub const fn through<S>(&self, io: S) -> FileSystem<S> {
+        FileSystem { io, superblock: self.superblock }
+    }
+
     /// The superblock.
     pub const fn superblock(&self) -> &Superblock {
         &self.superblock

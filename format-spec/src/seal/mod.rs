@@ -189,6 +189,13 @@ mod tests {
         assert_eq!(seal.inodes().count(), 2);
         assert_eq!(seal.inode_record(9).unwrap().unwrap().nid.get(), 9);
         assert!(seal.inode_record(5).unwrap().is_none());
+        for (start, count, expected) in
+            [(0, 9, &[1, 9][..]), (0, 1, &[1]), (1, 1, &[9]), (2, 1, &[]), (u64::MAX, 2, &[])]
+        {
+            let records = seal.inodes().range(start, count).unwrap();
+            let numbers: Vec<u64> = records.iter().map(|record| record.nid.get()).collect();
+            assert_eq!(numbers, expected, "{count} from {start}");
+        }
         assert!(seal.document(Section::Manifest).unwrap().is_none());
     }
 

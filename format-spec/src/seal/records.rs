@@ -120,13 +120,20 @@ impl<R: ReadAt, T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned +
         if index >= self.len() {
             return Ok(None);
         }
-        Ok(self.fetch(index, 1)?.first().copied())
+        Ok(self.range(index, 1)?.first().copied())
     }
 
-    fn fetch(&self, index: u64, count: u64) -> Result<Vec<T>> {
+    /// At most `count` records from `index` on, read at once; fewer at the end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn range(&self, index: u64, count: u64) -> Result<Vec<T>> {
         let unit = self.place.section.record_len();
         let offset = self.place.offset.saturating_add(index.saturating_mul(unit));
         let count = count.min(self.len().saturating_sub(index));
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         let mut bytes = vec![0; usize::try_from(count.saturating_mul(unit)).unwrap_or(0)];
         let io = |source| Error::Io { part: Part::Seal, offset, source };
         self.io.read_exact_at(&mut bytes, offset).map_err(io)?;
@@ -145,7 +152,7 @@ impl<R: ReadAt, T: FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned +
             if self.next >= self.len() {
                 return None;
             }
-            match self.fetch(self.next, 256) {
+            match self.range(self.next, 256) {
                 Ok(records) if records.is_empty() => return None,
                 Ok(mut records) => {
                     self.next = self.next.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));

@@ -5,8 +5,8 @@ use std::io;
 
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt};
 
-/// Blocks that are held: 4 MiB.
-const BLOCKS: u64 = 1024;
+/// Blocks that are held for a check of the structure: 4 MiB.
+const BLOCKS: usize = 1024;
 
 /// An image of which small reads are served from whole blocks.
 ///
@@ -16,7 +16,7 @@ pub(crate) struct Cached<'a, R> {
     io: &'a R,
     /// First byte that is worth holding.
     start: u64,
-    /// Block `b` is held in place `b % BLOCKS`, if at all.
+    /// Block `b` is held in place `b % held.len()`, if at all.
     held: RefCell<Vec<Option<Held>>>,
 }
 
@@ -28,15 +28,20 @@ struct Held {
 impl<'a, R: ReadAt> Cached<'a, R> {
     /// Holds blocks from byte `start` on.
     pub(crate) fn new(io: &'a R, start: u64) -> Self {
-        let held = (0..BLOCKS).map(|_| None).collect();
+        Self::of_blocks(BLOCKS, io, start)
+    }
+
+    /// Holds so many blocks, from byte `start` on.
+    pub(crate) fn of_blocks(blocks: usize, io: &'a R, start: u64) -> Self {
+        let held = (0..blocks).map(|_| None).collect();
         Self { io, start, held: RefCell::new(held) }
     }
 
     /// Copies bytes of one block out of it; `false` when the block cannot be read.
     fn copy(&self, buf: &mut [u8], number: u64, skip: usize) -> bool {
         let Ok(mut held) = self.held.try_borrow_mut() else { return false };
-        let place = usize::try_from(number % BLOCKS).ok().and_then(|place| held.get_mut(place));
-        let Some(place) = place else { return false };
+        let place = usize::try_from(number).ok().and_then(|number| number.checked_rem(held.len()));
+        let Some(place) = place.and_then(|place| held.get_mut(place)) else { return false };
         if place.as_ref().is_none_or(|held| held.number != number) {
             let mut bytes = place.take().map_or_else(|| Box::new([0; BLOCK_LEN]), |held| held.bytes);
             if self.io.read_exact_at(&mut bytes[..], number.saturating_mul(BLOCK_SIZE)).is_err() {

@@ -27,5 +27,6 @@ mod scan;
 mod view;
 
 pub use audit::{Options, verify_image};
+pub(crate) use cache::Cached;
 pub use error::Error;
 pub use report::{FINDINGS_MAX, Finding, PATHS_MAX, Region, Report};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use mkimg_format::erofs::{FileType, Inode, Nid, Xattr, escape};
+use mkimg_format::erofs::{FileSystem, FileType, Inode, Nid, Xattr, escape};
 use mkimg_format::{ReadAt, hex};
 use mkimg_kernel::fsverity;
 use rustix::fs::Advice;
@@ -18,15 +18,20 @@ use super::walk::{Audit, Task, join};
 use super::xattrs::{CAPABILITY, Handle, Reader, xattr_difference};
 use crate::attributes::{Attributes, bytes};
 use crate::difference::{Difference, Kind, Offset, Security};
+use crate::image::Cached;
 
 /// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
 /// Files of more bytes than this are announced to the system as read from front to back.
 const LARGE: u64 = 1 << 20;
+/// Blocks of metadata that are held: 256 KiB. Inodes of one directory tend to stand side by side.
+const BLOCKS: usize = 64;
 
 /// One thread: what it needs to compare entry after entry.
 pub(super) struct Worker<'a, R> {
     audit: &'a Audit<'a, R>,
+    /// The image through blocks that are held; not for file data.
+    fs: FileSystem<Cached<'a, R>>,
     group: Group,
     reader: Reader,
     hasher: blake3::Hasher,
@@ -45,6 +50,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     pub(super) fn new(audit: &'a Audit<'a, R>) -> Self {
         Self {
             audit,
+            fs: audit.fs.through(Cached::of_blocks(BLOCKS, audit.fs.io(), 0)),
             group: Group::default(),
             reader: Reader::new(),
             hasher: blake3::Hasher::new(),
@@ -79,7 +85,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     /// Compares one name that both sides have; returns what there is to do below it.
     pub(super) fn entry(&mut self, dir: &OwnedFd, parent: &[u8], name: &[u8], nid: Nid) -> Option<Task> {
         let path = || join(parent, name);
-        let inode = match self.audit.fs.inode(nid) {
+        let inode = match self.fs.inode(nid) {
             Ok(inode) => inode,
             Err(error) => {
                 self.audit.image_fault(path(), &error);
@@ -311,7 +317,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     }
 
     fn target(&self, fd: &OwnedFd, path: &dyn Fn() -> Vec<u8>, inode: &Inode) {
-        let expected = match self.audit.fs.read_link(inode) {
+        let expected = match self.fs.read_link(inode) {
             Ok(target) => target,
             Err(error) => return self.audit.image_fault(path(), &error),
         };
@@ -351,7 +357,7 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     /// Compares extended attributes, byte for byte; returns whether there are capabilities among them.
     pub(super) fn xattrs(&mut self, path: &dyn Fn() -> Vec<u8>, inode: &Inode, handle: Handle<'_>) -> bool {
         let sealed = if self.audit.options.compares(Field::Xattrs) {
-            match self.audit.fs.xattrs(inode) {
+            match self.fs.xattrs(inode) {
                 Ok(xattrs) => xattrs,
                 Err(error) => {
                     self.audit.image_fault(path(), &error);

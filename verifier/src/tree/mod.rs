@@ -21,7 +21,7 @@
 //! | `first_difference` | where does content differ first? |
 //! | `links` | which names are one inode? |
 //!
-//! Memory: 512 KiB a thread and the names of its current directory (at most 64 MiB of them), some 100 bytes for each
+//! Memory: 768 KiB a thread and the names of its current directory (at most 64 MiB of them), some 100 bytes for each
 //! directory that waits, at most 16 MiB each for hard links and for the report.
 
 mod digests;

@@ -64,7 +64,7 @@ pub fn audit_scope<R: ReadAt + Sync>(
     let fs = FileSystem::open(&image)?;
     let seal = Seal::open(&image, &header)?;
     let audit = Audit {
-        digests: Digests::new(&seal, &image)?,
+        digests: Digests::new(&seal)?,
         blocks: Blocks::new(&header),
         tree: Tree::open(dir, options.cross_mounts)?,
         fs: &fs,

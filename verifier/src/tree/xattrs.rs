@@ -13,6 +13,8 @@ use crate::difference::{Difference, Kind, Security};
 /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX` of Linux, in bytes.
 const LIST_MAX: usize = 64 << 10;
 const VALUE_MAX: usize = 64 << 10;
+/// Bytes that are asked for at first. The kernel allocates, and for values clears, as many as we ask for.
+const USUAL: usize = 512;
 
 /// File capabilities.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
@@ -42,11 +44,13 @@ impl Reader {
 
     /// The names of all attributes, sorted.
     pub(crate) fn names(&mut self, handle: Handle<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
-        let list = self.list.as_mut_slice();
         let length = match handle {
-            Handle::Open(fd) => rustix::fs::flistxattr(fd, list),
-            // What the link in /proc leads to is not followed any further, not even a symbolic link.
-            Handle::Path(fd) => rustix::fs::listxattr(proc_path(fd), list),
+            Handle::Open(fd) => sized(&mut self.list, |list| rustix::fs::flistxattr(fd, list)),
+            Handle::Path(fd) => {
+                // What the link in /proc leads to is not followed any further, not even a symbolic link.
+                let path = proc_path(fd);
+                sized(&mut self.list, |list| rustix::fs::listxattr(&path, list))
+            }
         };
         let length = match length {
             Ok(length) => length,
@@ -64,16 +68,29 @@ impl Reader {
 
     /// The value of one attribute; `None` when it is not there any more.
     pub(crate) fn value(&mut self, handle: Handle<'_>, name: &[u8]) -> rustix::io::Result<Option<&[u8]>> {
-        let value = self.value.as_mut_slice();
         let length = match handle {
-            Handle::Open(fd) => rustix::fs::fgetxattr(fd, name, value),
-            Handle::Path(fd) => rustix::fs::getxattr(proc_path(fd), name, value),
+            Handle::Open(fd) => sized(&mut self.value, |value| rustix::fs::fgetxattr(fd, name, value)),
+            Handle::Path(fd) => {
+                let path = proc_path(fd);
+                sized(&mut self.value, |value| rustix::fs::getxattr(&path, name, value))
+            }
         };
         match length {
             Ok(length) => Ok(self.value.get(..length)),
             Err(Errno::NODATA) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Calls with some room, and with all there is if that was too little.
+fn sized(
+    buffer: &mut [u8],
+    mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<usize> {
+    match call(buffer.get_mut(..USUAL).unwrap_or_default()) {
+        Err(Errno::RANGE) => call(buffer),
+        done => done,
     }
 }
 
