@@ -407,7 +407,9 @@ impl<'a, S: Subject> Watch<'a, S> {
 
 impl Root {
     fn of(tree: &Tree) -> Result<Self, Error> {
-        let handle = Handle::of(tree.root()).map_err(|error| kernel("the directory has no handle (overlayfs has them from Linux 6.6 on)", error))?;
+        let handle = Handle::of(tree.root()).map_err(|error| {
+            kernel("the directory has no handle (overlayfs has them from Linux 6.6 on)", error)
+        })?;
         let stat = Stat::of(tree.root()).map_err(|error| kernel("stat of the directory", error))?;
         Ok(Self { handle, mount: stat.mount() })
     }
