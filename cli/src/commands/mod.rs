@@ -11,6 +11,7 @@ pub(crate) mod mount;
 pub(crate) mod seal;
 mod seal_json;
 pub(crate) mod verify;
+mod verify_image;
 mod verify_mount;
 mod verify_tree;
 pub(crate) mod watch;

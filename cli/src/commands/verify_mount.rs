@@ -12,7 +12,7 @@ use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount};
 use mkimg_verify::tree::TreeOptions;
 use serde::Serialize;
 
-use super::verify::{self, FindingLine};
+use super::verify_image::{self, FindingLine};
 use super::verify_tree::{self, compared, differ};
 use crate::args::VerifyArgs;
 use crate::differences::{DifferenceLine, Table, View};
@@ -103,7 +103,7 @@ fn json(target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> 
         json_line(out, &Line::Processes(DifferenceLine::new(difference, &layers)))?;
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
-        json_line(out, &Line::File(verify::finding_line(finding)))?;
+        json_line(out, &Line::File(verify_image::finding_line(finding)))?;
     }
     let tree = report.tree.as_ref();
     let summary = Summary {
@@ -151,7 +151,7 @@ fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Wr
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
         write!(out, "{} ", style.alarm("! file"))?;
-        verify::text_line(finding, out)?;
+        verify_image::text_line(finding, out)?;
     }
     for unseen in unseen(report) {
         writeln!(out, "not seen: {unseen}")?;
@@ -174,7 +174,7 @@ fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Wr
         found.push(differ(&tree.findings, tree.truncated));
     }
     if let Some(backing) = report.backing.as_ref().filter(|backing| !backing.findings.is_empty()) {
-        found.push(format!("{} in the backing file", count(verify::findings(backing), "finding")));
+        found.push(format!("{} in the backing file", count(verify_image::findings(backing), "finding")));
     }
     if !report.is_complete() {
         found.push("not everything could be looked at".to_owned());

@@ -1,0 +1,160 @@
+//! `mkimg verify IMAGE`
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use mkimg_format::detached::Sealed;
+use mkimg_format::erofs::escape;
+use mkimg_format::hex;
+use mkimg_verify::{Finding, Options, Report, verify_image};
+use serde::Serialize;
+
+use crate::args::VerifyArgs;
+use crate::image::open_file;
+use crate::output::{count, json_line, show, size, stdout, text_or_base64};
+use crate::progress::Bar;
+
+#[derive(Serialize)]
+pub(super) struct FindingLine<'a> {
+    region: &'static str,
+    offset: u64,
+    length: u64,
+    problem: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    paths: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    paths_b64: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more_paths: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Serialize)]
+struct Summary {
+    clean: bool,
+    complete: bool,
+    anchored: bool,
+    detached_seal: bool,
+    root_hash: String,
+    data_blocks: u64,
+    image_size: u64,
+    bytes_read: u64,
+    findings: u64,
+}
+
+/// Audits an image file or a detached seal.
+pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
+    let name = || show(path);
+    let image = Sealed::open(open_file(path)?).with_context(name)?;
+    let bar = Bar::new();
+    let advance = |done, total| bar.show("check", done, total);
+    let options = Options {
+        root_hash: args.root_hash,
+        threads: super::threads(args.compare.threads),
+        progress: Some(&advance),
+    };
+    // A file whose detached head is broken is audited as the image that it may be.
+    let report = verify_image(&image, &options);
+    bar.clear();
+    let report = report.with_context(name)?;
+    super::verdict(report.is_clean(), report.complete, print(args, path, &report))
+}
+
+fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {
+    let mut out = stdout();
+    if args.compare.json {
+        for finding in &report.findings {
+            json_line(&mut out, &finding_line(finding))?;
+        }
+        json_line(&mut out, &summary(report))?;
+    } else {
+        text(path, report, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+pub(super) fn finding_line(finding: &Finding) -> FindingLine<'_> {
+    let mut paths = Vec::new();
+    let mut paths_b64 = Vec::new();
+    for path in &finding.paths {
+        match text_or_base64(path) {
+            Ok(text) => paths.push(text),
+            Err(encoded) => paths_b64.push(encoded),
+        }
+    }
+    FindingLine {
+        region: finding.region.word(),
+        offset: finding.offset,
+        length: finding.length,
+        problem: &finding.problem,
+        paths,
+        paths_b64,
+        more_paths: finding.more_paths,
+    }
+}
+
+fn summary(report: &Report) -> Summary {
+    Summary {
+        clean: report.is_clean(),
+        complete: report.complete,
+        anchored: report.anchored,
+        detached_seal: report.data_absent,
+        root_hash: hex(&report.root_hash),
+        data_blocks: report.data_blocks,
+        image_size: report.image_size,
+        bytes_read: report.bytes_read,
+        findings: findings(report),
+    }
+}
+
+pub(super) fn findings(report: &Report) -> u64 {
+    report.truncated_findings.saturating_add(report.findings.len() as u64)
+}
+
+fn text(path: &Path, report: &Report, out: &mut impl Write) -> Result<()> {
+    let path = show(path);
+    if report.anchored {
+        writeln!(out, "{path}: checked against the given root hash")?;
+    } else {
+        writeln!(out, "{path}: checked for consistency only; give --root-hash to know whose image it is")?;
+    }
+    for finding in &report.findings {
+        text_line(finding, out)?;
+    }
+    let what = if report.data_absent { "detached seal" } else { "image" };
+    if report.is_clean() {
+        let read = size(report.bytes_read);
+        writeln!(out, "clean: {read} of the {what} read, root hash {}", hex(&report.root_hash))?;
+    } else {
+        let found = count(findings(report), "finding");
+        let incomplete = if report.complete { "" } else { ", and not everything could be read" };
+        writeln!(out, "NOT clean: {found}{incomplete}")?;
+    }
+    Ok(())
+}
+
+/// One finding for people.
+pub(super) fn text_line(finding: &Finding, out: &mut impl Write) -> Result<()> {
+    write!(
+        out,
+        "{:<17} {:>12} {:>10}  {}",
+        finding.region.word(),
+        finding.offset,
+        if finding.length == 0 { "-".to_owned() } else { size(finding.length) },
+        finding.problem,
+    )?;
+    let more = finding.more_paths.saturating_add(finding.paths.len() as u64).saturating_sub(1);
+    match finding.paths.first() {
+        None => writeln!(out)?,
+        Some(path) if more == 0 => writeln!(out, "  {}", escape(path))?,
+        Some(path) => writeln!(out, "  {} and {more} more", escape(path))?,
+    }
+    Ok(())
+}
