@@ -759,6 +759,46 @@ fn a_racing_swap_does_not_lead_out() {
     });
 }
 
+/// A file and a FIFO change places all the time. Whoever waits at the other end of the FIFO never sees it opened; a
+/// device would have noticed, too.
+#[test]
+fn a_racing_fifo_is_never_opened() {
+    let list = [entry("/", FileType::Dir, 0o755, ""), entry("/f", FileType::File, 0o600, "inside")];
+    let image = write_image(&list).bytes;
+    let scratch = Scratch::new();
+    let root = scratch.root();
+    write_tree(&list, &root);
+    let (file, pipe) = (root.join("f"), scratch.0.join("pipe"));
+    rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let stop = AtomicBool::new(false);
+    let readers = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(CWD, &file, CWD, &pipe, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+                // Succeeds on a FIFO only while somebody has it open for reading.
+                let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+                for path in [&file, &pipe] {
+                    let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) else { continue };
+                    let mode = rustix::fs::fstat(&fd).unwrap().st_mode;
+                    let is_fifo = rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Fifo;
+                    readers.fetch_add(u64::from(is_fifo), Ordering::Relaxed);
+                }
+            }
+        });
+        let _stop = Stop(&stop);
+        let ignore = [Field::Uid, Field::Gid, Field::Mtime, Field::Xattrs, Field::Mode];
+        let mut seen = [0; 2];
+        for _ in 0..3000 {
+            let options = TreeOptions { ignore: &ignore, threads: ONE, ..TreeOptions::default() };
+            let report = audit_tree(&image, &root, &options).unwrap();
+            seen[usize::from(report.findings.iter().any(|found| found.kind == Kind::Type))] += 1;
+        }
+        assert!(seen.iter().all(|times| *times > 0), "it was seen as both: {seen:?}");
+    });
+    assert_eq!(readers.into_inner(), 0);
+}
+
 #[test]
 fn mounts_are_found_root() {
     if skips_without_root("mounts_are_found_root") {

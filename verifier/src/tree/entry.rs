@@ -66,19 +66,26 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         self.add(Difference::new(path, Kind::Changing).found("changed during the audit"));
     }
 
-    /// Looks at one name; `None` when that is impossible or not wanted, which has been said then.
-    fn look(&self, dir: &OwnedFd, parent: &[u8], name: &[u8]) -> Option<Stat> {
-        match Stat::at(dir, name) {
-            Ok(stat) if self.audit.tree.is_foreign(&stat) => {
-                let what = self.audit.tree.describe_mount(&stat);
-                self.add(Difference::new(join(parent, name), Kind::Mount).found(what));
-                None
-            }
-            Ok(stat) => Some(stat),
-            Err(error) => {
-                self.audit.failed(join(parent, name), error);
-                None
-            }
+    /// Looks at one name, and opens it as a path, which does nothing to it; `None` when that is impossible or not
+    /// wanted, which has been said then.
+    fn look(&self, dir: &OwnedFd, parent: &[u8], name: &[u8]) -> Option<(OwnedFd, Stat)> {
+        let tree = &self.audit.tree;
+        let failed = |error| {
+            self.audit.failed(join(parent, name), error);
+            None
+        };
+        match tree.open_path(dir, name).and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat))) {
+            Ok(opened) => Some(opened),
+            Err(Errno::XDEV) => match Stat::at(dir, name) {
+                Ok(stat) if tree.is_foreign(&stat) => {
+                    let what = tree.describe_mount(&stat);
+                    self.add(Difference::new(join(parent, name), Kind::Mount).found(what));
+                    None
+                }
+                Ok(_) => failed(Errno::XDEV),
+                Err(error) => failed(error),
+            },
+            Err(error) => failed(error),
         }
     }
 
@@ -92,11 +99,11 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
                 return None;
             }
         };
-        let stat = self.look(dir, parent, name)?;
+        let (fd, stat) = self.look(dir, parent, name)?;
         let is_dir = inode.file_type == FileType::Dir;
         if stat.file_type() != Some(inode.file_type) {
             let word = stat.file_type().map_or("unknown", FileType::word);
-            let security = self.power(dir, name, &path, &stat);
+            let security = self.power(&fd, &path, &stat);
             let difference = Difference::new(path(), Kind::Type).expected(inode.file_type.word()).found(word);
             self.add(difference.security(security));
             if is_dir {
@@ -109,9 +116,9 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         }
         self.audit.findings.count(1, 0);
         if inode.file_type == FileType::File {
-            self.file(dir, name, &path, &inode, &stat);
+            self.file(&fd, &path, &inode, &stat);
         } else {
-            self.special(dir, name, &path, &inode);
+            self.special(&fd, &path, &inode, &stat);
         }
         None
     }
@@ -119,36 +126,23 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     /// Reports one name that the image has not; returns what there is to do below it.
     pub(super) fn extra(&mut self, dir: &OwnedFd, parent: &[u8], name: &[u8]) -> Option<Task> {
         let path = || join(parent, name);
-        let stat = self.look(dir, parent, name)?;
+        let (fd, stat) = self.look(dir, parent, name)?;
         let what = stat.attributes().as_ref().map_or_else(|| "unknown".to_owned(), Attributes::describe);
         if let Some(file_type) = stat.file_type() {
             self.audit.findings.count_linked(file_type, stat.nlink());
         }
-        let security = self.power(dir, name, &path, &stat);
+        let security = self.power(&fd, &path, &stat);
         self.add(Difference::new(path(), Kind::Extra).found(what).security(security));
         (stat.file_type() == Some(FileType::Dir)).then_some(Task::Extra)
     }
 
     /// The power of something that nobody shipped.
-    fn power(
-        &mut self,
-        dir: &OwnedFd,
-        name: &[u8],
-        path: &dyn Fn() -> Vec<u8>,
-        stat: &Stat,
-    ) -> Option<Security> {
+    fn power(&mut self, fd: &OwnedFd, path: &dyn Fn() -> Vec<u8>, stat: &Stat) -> Option<Security> {
         let attributes = stat.attributes()?;
         let power = attributes.power();
         if power.is_some() || attributes.file_type != FileType::File {
             return power;
         }
-        let fd = match self.audit.tree.open_path(dir, name) {
-            Ok(fd) => fd,
-            Err(error) => {
-                self.audit.failed(path(), error);
-                return None;
-            }
-        };
         match self.reader.value(Handle::Path(fd.as_fd()), CAPABILITY) {
             Ok(value) => value.map(|_| Security::Capability),
             Err(Errno::OPNOTSUPP) => None,
@@ -159,23 +153,17 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
         }
     }
 
-    /// A regular file, of which `stat` was seen by name.
-    fn file(&mut self, dir: &OwnedFd, name: &[u8], path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) {
-        let fd = match self.audit.tree.open_file(dir, name, stat) {
+    /// A regular file, which is open as a path.
+    fn file(&mut self, file: &OwnedFd, path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) {
+        let fd = match self.audit.tree.open_file(file, stat) {
             Ok(fd) => fd,
             Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                 // Attributes are not secret.
                 self.audit.failed(path(), error);
-                return self.special(dir, name, path, inode);
+                return self.special(file, path, inode, stat);
             }
             Err(error) => return self.audit.failed(path(), error),
         };
-        // What is open must be what was seen before it is read: it may be another one of another type by now.
-        match Stat::of(&fd) {
-            Ok(opened) if opened.identity() == stat.identity() => {}
-            Ok(_) => return self.changed(path()),
-            Err(error) => return self.audit.failed(path(), error),
-        }
         let set_id = self.attributes(path, inode, stat);
         self.links(path, inode, stat);
         let capable = self.xattrs(path, inode, Handle::Open(fd.as_fd()));
@@ -296,23 +284,12 @@ impl<'a, R: ReadAt + Sync> Worker<'a, R> {
     }
 
     /// Anything that is not opened: symbolic links, devices, FIFOs, sockets, and files that may not be read.
-    fn special(&mut self, dir: &OwnedFd, name: &[u8], path: &dyn Fn() -> Vec<u8>, inode: &Inode) {
-        let fd = match self.audit.tree.open_path(dir, name) {
-            Ok(fd) => fd,
-            Err(error) => return self.audit.failed(path(), error),
-        };
-        let stat = match Stat::of(&fd) {
-            Ok(stat) => stat,
-            Err(error) => return self.audit.failed(path(), error),
-        };
-        if stat.file_type() != Some(inode.file_type) {
-            return self.changed(path());
-        }
-        self.attributes(path, inode, &stat);
-        self.links(path, inode, &stat);
+    fn special(&mut self, fd: &OwnedFd, path: &dyn Fn() -> Vec<u8>, inode: &Inode, stat: &Stat) {
+        self.attributes(path, inode, stat);
+        self.links(path, inode, stat);
         self.xattrs(path, inode, Handle::Path(fd.as_fd()));
         if inode.file_type == FileType::Symlink && self.audit.options.compares(Field::Target) {
-            self.target(&fd, path, inode);
+            self.target(fd, path, inode);
         }
     }
 

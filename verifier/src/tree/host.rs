@@ -12,6 +12,7 @@ use mkimg_format::erofs::{FileType, Nid, Timestamp, escape};
 use mkimg_kernel::mountinfo;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
+use rustix::path::DecInt;
 
 use super::Error;
 use crate::attributes::Attributes;
@@ -19,9 +20,14 @@ use crate::attributes::Attributes;
 /// Attempts at a call that a rename elsewhere interrupts (`EAGAIN` of openat2).
 const ATTEMPTS: usize = 16;
 
+/// Where the descriptors of a process have names that lead to the very inodes that are open.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
 /// The tree.
 pub(crate) struct Tree {
     root: OwnedFd,
+    /// Where this process's descriptors have names.
+    descriptors: OwnedFd,
     mount: u64,
     resolve: ResolveFlags,
     cross_mounts: bool,
@@ -55,7 +61,11 @@ impl Tree {
         }
         let euid = rustix::process::geteuid().as_raw();
         let mount = Stat::of(&root).map_err(fail)?.mount();
-        let tree = Self { root, mount, resolve, cross_mounts, euid };
+        let path = Path::new(DESCRIPTORS);
+        let fail_proc = |error: Errno| Error::Tree { path: path.to_owned(), source: error.into() };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptors = rustix::fs::open(path, flags, Mode::empty()).map_err(fail_proc)?;
+        let tree = Self { root, descriptors, mount, resolve, cross_mounts, euid };
         // Whether there is openat2 at all: without it nothing could be opened.
         tree.open_dir(b"").map_err(fail)?;
         Ok(tree)
@@ -88,16 +98,22 @@ impl Tree {
         self.open_at(&self.root, not_empty(path), OFlags::PATH | OFlags::DIRECTORY)
     }
 
-    /// Opens one name for reading, without waiting for anybody: a FIFO that has just got there must not hold us up.
-    pub(crate) fn open_file(&self, dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    /// Opens for reading what is open as a path, and of which `stat` says that it is a regular file.
+    ///
+    /// Not by its name: to open a device may do something (a watchdog starts, a tape rewinds), and whoever may make
+    /// device nodes could put one there at the last moment.
+    pub(crate) fn open_file(&self, path: &OwnedFd, stat: &Stat) -> rustix::io::Result<OwnedFd> {
+        let open = |flags| {
+            let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.descriptors, DecInt::from_fd(path), flags, Mode::empty())
+        };
         if self.euid == 0 || self.euid == stat.uid() {
-            match self.open_at(dir, name, flags | OFlags::NOATIME) {
+            match open(OFlags::NOATIME) {
                 Err(Errno::PERM) => {}
                 other => return other,
             }
         }
-        self.open_at(dir, name, flags)
+        open(OFlags::empty())
     }
 
     /// Opens one name as a path: anything, without touching or following it.
@@ -216,7 +232,7 @@ const fn not_empty(path: &[u8]) -> &[u8] {
 
 /// A path that leads to the very inode that is open, for calls that take no path descriptor.
 pub(crate) fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+    format!("{DESCRIPTORS}/{}", fd.as_fd().as_raw_fd())
 }
 
 /// Whether the error of a call means that a name is not any more what it was a moment ago.
