@@ -357,12 +357,13 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  mkimg report web.img                       layers, types, biggest folders and files, duplicates, ...
+  mkimg report web.img                       what takes the space, and what is wasted
   mkimg report web.img --html web.html       the same as one page, with a map to zoom into
   mkimg report web.img --json | jq '.deleted.list[] | select(.secret)'
 
-Sizes are those of file content; a file with several names counts once. Names of secrets are a guess by
-name alone. The image is taken at its word: run `mkimg verify` first if it may have been changed.")]
+Sizes are those of file content; a file with several names counts once. What looks like a secret is
+guessed by name alone. The image is taken at its word: run `mkimg verify` first if it may have been
+changed.")]
 pub(crate) struct ReportArgs {
     #[command(flatten)]
     pub image: ImageArg,
