@@ -20,6 +20,7 @@ packages=(
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
     aide time                                                           # peer and stopwatch of the benchmarks
     kmod dmsetup fsverity                                               # other kernels in a virtual machine
+    chromium-headless-shell                                             # a browser for report --html: 100 MB, 20 seconds
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )
 erofs_suite=trixie # erofs-utils 1.8.6; bookworm has 1.5 and its backports have none
@@ -67,4 +68,5 @@ version mmdebstrap mmdebstrap --version
 version python3 python3 --version
 version tar tar --version
 version zstd zstd --version
+version browser chromium-headless-shell --version
 version mount mount --version

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Extract(ExtractArgs),
     /// Show what an image is, where it came from, and what its source wasted.
     Inspect(InspectArgs),
+    /// Show what is in an image by size, and what its source wasted: as text, JSON, or a page with a map.
+    Report(ReportArgs),
     /// Cut the seal out of an image: enough to audit an extracted tree, also as mtree(5) text or JSON.
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
@@ -363,6 +365,30 @@ pub(crate) struct InspectArgs {
     pub deleted: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg report web.img                       what takes the space, and what is wasted
+  mkimg report web.img --html web.html       the same as one page, with a map to zoom into
+  mkimg report web.img --json | jq '.deleted.list[] | select(.secret)'
+
+Sizes are those of file content; a file with several names counts once. What looks like a secret is
+guessed by name alone. The image is taken at its word: run `mkimg verify` first if it may have been
+changed.")]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub image: ImageArg,
+    /// How many of each list, at most 1000 [default: 5 as text, 50 otherwise].
+    #[arg(long, value_name = "N", value_parser = top)]
+    pub top: Option<usize>,
+    /// Write a page for a browser: one file, no script, nothing loaded from anywhere.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub html: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What a seal is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SealFormat {
@@ -428,6 +454,14 @@ const THREADS_MAX: usize = 64;
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= THREADS_MAX);
     number.ok_or_else(|| format!("must be a number from 1 to {THREADS_MAX}"))
+}
+
+/// Longer lists are for `ls`.
+const TOP_MAX: usize = 1000;
+
+fn top(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=TOP_MAX).contains(number));
+    number.ok_or_else(|| format!("must be a number from 1 to {TOP_MAX}"))
 }
 
 fn root_hash(text: &str) -> Result<[u8; 32], String> {

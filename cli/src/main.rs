@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Cat(args) => commands::cat::run(&args),
         Command::Extract(args) => commands::extract::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Seal(args) => commands::seal::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
     };

@@ -1,5 +1,6 @@
 //! Text for people and machines.
 
+use std::fs::File;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -8,6 +9,7 @@ use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mkimg_format::erofs::{Timestamp, escape};
+pub(crate) use mkimg_report::words::{count, size};
 use serde::Serialize;
 
 /// Standard output, whose errors say so.
@@ -30,6 +32,28 @@ fn named(error: io::Error) -> io::Error {
 /// Standard output, buffered. Flush it with [`Write::flush`] to see its errors.
 pub(crate) fn stdout() -> BufWriter<Stdout> {
     BufWriter::with_capacity(64 << 10, Stdout(io::stdout().lock()))
+}
+
+/// A file whose errors say which it is, and so are not taken for those of the image.
+pub(crate) struct Named<'a> {
+    pub file: &'a File,
+    pub path: &'a Path,
+}
+
+impl Named<'_> {
+    fn error(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}", show(self.path)))
+    }
+}
+
+impl Write for Named<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).map_err(|error| self.error(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush().map_err(|error| self.error(&error))
+    }
 }
 
 /// One JSON object on a line.
@@ -62,23 +86,6 @@ pub(crate) fn show(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
 
-/// A number of bytes for people.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut unit = 0;
-    let mut rest = u128::from(bytes) * 10;
-    while rest >= 10_240 && unit + 1 < UNITS.len() {
-        rest = rest.div_ceil(1024);
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{}.{} {}", rest / 10, rest % 10, UNITS[unit]) }
-}
-
-/// A count with its noun, in the plural where that is due.
-pub(crate) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 /// Date and time in UTC: the same on every machine.
 pub(crate) fn utc(time: Timestamp) -> String {
     let days = time.sec.div_euclid(86_400);
@@ -104,15 +111,6 @@ pub(crate) fn utc(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        for (bytes, text) in
-            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")]
-        {
-            assert_eq!(size(bytes), text);
-        }
-    }
 
     /// Expected values by `date -u -d @SECONDS`.
     #[test]

@@ -54,6 +54,9 @@ fn usage_errors_exit_with_2() {
         &["cat", out],
         &["extract", out],
         &["inspect"],
+        &["report"],
+        &["report", out, "--top", "0"],
+        &["report", out, "--json", "--html", "page.html"],
         &["mount", out],
         &["mount", out, "somewhere", "--verity", "maybe"],
         &["mount", out, "somewhere", "--upper", "only"],
@@ -109,6 +112,8 @@ fn what_is_missing_is_named_in_one_line() {
         (&["cat", image, "/etc"], 1, "/etc"),
         (&["extract", missing, new], 1, "missing"),
         (&["inspect", missing], 1, "missing"),
+        (&["report", missing], 1, "missing"),
+        (&["report", image, "--html", &nowhere], 1, "missing"),
         (&["mount", missing, out.to_str().unwrap()], 1, "missing"),
     ];
     for (case, code, named) in cases {
@@ -156,7 +161,7 @@ fn files_that_are_no_images_never_verify() {
             done.status,
             done.everything()
         );
-        for command in ["ls", "inspect"] {
+        for command in ["ls", "inspect", "report"] {
             let line = mkimg(args![command, path]).output().code(1).error_line();
             assert!(line.contains("file"), "{what}: {line}");
         }
@@ -317,7 +322,7 @@ fn names_from_an_image_are_escaped() {
 #[test]
 fn a_full_standard_output_is_an_error() {
     let (_dir, image) = with_image();
-    for words in ["ls", "ls --json", "inspect", "inspect --json", "cat"] {
+    for words in ["ls", "ls --json", "inspect", "inspect --json", "report", "report --json", "cat"] {
         let path = if words == "cat" { "/bin/tool" } else { "" };
         let script = format!(r#"exec "$0" {words} "$1" {path} >/dev/full"#);
         let done = command::tool("sh", args!["-c", script, mkimg_path(), image]).output();

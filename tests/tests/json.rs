@@ -110,6 +110,28 @@ fn every_field_is_documented() {
 }
 
 #[test]
+fn every_field_of_a_report_is_documented() {
+    let dir = scratch();
+    let [everything, sample, _] = images_in(dir.path());
+    // Names that are not UTF-8 in every list.
+    let (source, odd) = (dir.path().join("source"), dir.path().join("names.mkimg"));
+    let inner = source.join(OsStr::from_bytes(b"\xff"));
+    std::fs::create_dir_all(&inner).unwrap();
+    for name in [b"\xfd", b"\xfe"] {
+        let file = inner.join(OsStr::from_bytes(name));
+        std::fs::write(&file, "twice").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4755)).unwrap();
+    }
+    let _ = mkimg(args!["build", format!("dir:{}", source.display()), "-o", odd]).ok();
+    let lines: Vec<Value> = [everything, sample, odd]
+        .iter()
+        .flat_map(|image| mkimg(args!["report", "--json", image]).ok().json_lines())
+        .collect();
+    // A deleted file whose name is not UTF-8 takes a hand-made layer.
+    assert_documented("report --json", &lines, &["deleted.list[].path_b64"]);
+}
+
+#[test]
 fn every_field_of_an_audit_is_documented() {
     let dir = scratch();
     let [everything, _, odd] = images_in(dir.path());

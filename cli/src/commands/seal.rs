@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +11,7 @@ use super::seal_json;
 use crate::args::{SealArgs, SealFormat};
 use crate::image::Image;
 use crate::mtree;
-use crate::output::{count, show, size, stdout};
+use crate::output::{Named, count, show, size, stdout};
 
 /// Bytes of text that are written at once.
 const BUFFER: usize = 256 << 10;
@@ -75,26 +74,4 @@ fn listed(
     let names = write(&mut out)?;
     out.flush()?;
     Ok(count(names, "name"))
-}
-
-/// A file whose errors say which it is, and so are not taken for those of the image.
-struct Named<'a> {
-    file: &'a File,
-    path: &'a Path,
-}
-
-impl Named<'_> {
-    fn error(&self, error: &io::Error) -> io::Error {
-        io::Error::new(error.kind(), format!("{}: {error}", show(self.path)))
-    }
-}
-
-impl Write for Named<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).map_err(|error| self.error(&error))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush().map_err(|error| self.error(&error))
-    }
 }
