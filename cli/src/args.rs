@@ -20,10 +20,12 @@ Examples:
   mkimg build oci:web:latest -o web.img      flatten and seal an image
   mkimg verify web.img --root-hash HEX       check every byte of it
   mkimg mount web.img /mnt                   check, then mount read-only
+  mkimg verify /mnt                          is it still what was shipped, right now?
+  mkimg watch /mnt                           and tell whenever it is not
   mkimg inspect web.img                      what it is and where it came from
 
-Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify` is like diff: 0 means clean,
-1 means differences were found, 2 means that it could not check everything.";
+Exit status: 0 for success, 1 for failure, 2 for wrong usage. `verify`, `diff` and `watch` are like
+diff(1): 0 means clean, 1 means differences were found, 2 means that not everything could be checked.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -116,7 +118,7 @@ Examples:
   mkimg verify web.img --json                 one JSON object a line, the summary last
   mkimg verify web.img rootfs                 is this tree still what was extracted from it?
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
-  mkimg verify /mnt                           is this mount, and the file behind it, what was shipped?
+  mkimg verify /mnt                           is this mount, and the file behind it?
   mkimg verify web/rootfs --only security     what has a container changed that gives power?
 
 Without --root-hash the root hash in the image itself is taken: that proves that the image is
