@@ -1,6 +1,6 @@
 //! What is in an image, and what its source wasted.
 //!
-//! [`survey`] walks the image once and reads its seal; the [`Report`] that comes of it is data. [`html::write`] makes a
+//! [`survey()`] walks the image once and reads its seal; the [`Report`] that comes of it is data. [`html::write`] makes a
 //! page of it, other forms are up to the caller.
 //!
 //! | module | noun |
