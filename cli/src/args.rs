@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mkimg_mkfs::Compression;
 use mkimg_verify::tree::{Field, Glob};
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
@@ -59,17 +60,12 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compress {
-    /// File data is stored as it is.
-    None,
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mkimg build oci:web:latest -o web.img
   mkimg build docker-archive:web.tar -o web.img --platform linux/arm64
+  mkimg build oci:web:latest -o web.img --compress zstd
   mkimg build dir:rootfs -o rootfs.img --name rootfs --epoch 3
 
 The same source and options give the same bytes, whatever the machine and the number of threads.
@@ -84,12 +80,13 @@ pub(crate) struct BuildArgs {
     /// Which image of a multi-platform index: OS/ARCH[/VARIANT] [default: this machine's].
     #[arg(long)]
     pub platform: Option<mkimg_oci::Platform>,
-    /// How file data is compressed.
-    #[arg(long, value_enum, default_value_t = Compress::None)]
-    pub compress: Compress,
-    /// Oldest kernel that must mount the image, from 5.4 on; below 5.15 sparse files are written out.
-    #[arg(long, value_name = "X.Y", default_value = "5.15", value_parser = kernel_version)]
-    pub min_kernel: (u32, u32),
+    /// How file data is compressed: none, lz4, lz4hc, zstd or deflate; the last three with a level, as in zstd:19.
+    #[arg(long, value_name = "ALGORITHM[:LEVEL]", default_value_t = Compression::None)]
+    pub compress: Compression,
+    /// Oldest kernel that must mount the image, from 5.4 on; below 5.15 sparse files are written out
+    /// [default: 5.15, with zstd or deflate 6.12].
+    #[arg(long, value_name = "X.Y", value_parser = kernel_version)]
+    pub min_kernel: Option<(u32, u32)>,
     /// Name of the image [default: the reference of the source].
     #[arg(long, value_parser = image_name)]
     pub name: Option<String>,

@@ -37,7 +37,8 @@ impl<'a> Copier<'a> {
         let mut written = 0_u64;
         let mut reached = 0_u64;
         for extent in fs.extents(inode) {
-            let Extent { logical, length, physical } = extent.map_err(image(path))?;
+            // A compressed piece is no longer than the buffer, so each is taken out once.
+            let Extent { logical, length, physical, .. } = extent.map_err(image(path))?;
             let mut done = 0_u64;
             while done < length {
                 let left = length.saturating_sub(done);

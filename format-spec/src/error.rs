@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::erofs::Algorithm;
+
 /// Result of every reading operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -84,6 +86,8 @@ pub enum Part {
     Xattr,
     /// A chunk map.
     ChunkMap,
+    /// A map of compressed pieces.
+    PieceMap,
     /// File content.
     Data,
     /// Bytes that belong to nothing and must be zero.
@@ -112,6 +116,7 @@ impl fmt::Display for Part {
             Self::Symlink => "symlink",
             Self::Xattr => "xattr",
             Self::ChunkMap => "chunk map",
+            Self::PieceMap => "piece map",
             Self::Data => "file data",
             Self::Slack => "slack",
             Self::SealTable => "seal table",
@@ -165,6 +170,13 @@ pub enum Problem {
     LongPath,
     /// More of something than the image has room for.
     TooMany(&'static str),
+    /// Compressed content that does not give what its map says.
+    Undecodable {
+        /// How it is compressed.
+        algorithm: Algorithm,
+        /// Bytes that it should give.
+        length: u64,
+    },
     /// A document does not parse.
     Document(String),
     /// Two places that must agree do not.
@@ -187,6 +199,9 @@ impl fmt::Display for Problem {
             Self::Loop => write!(out, "directory is reachable twice"),
             Self::LongPath => write!(out, "path is longer than {} bytes", crate::erofs::PATH_MAX),
             Self::TooMany(what) => write!(out, "more {what} than the image has room for"),
+            Self::Undecodable { algorithm, length } => {
+                write!(out, "is no {} stream of {length} bytes", algorithm.name())
+            }
             Self::Document(why) => write!(out, "{why}"),
             Self::Disagree(what) => write!(out, "{what}"),
         }

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 
-use mkimg_format::erofs::SuperblockFields;
 use mkimg_format::erofs::raw::{RawCompactInode, RawDirent};
+use mkimg_format::erofs::{Features, SuperblockFields};
 use mkimg_format::header::Header;
 use mkimg_format::lint::{Finding, lint};
 use mkimg_format::{BLOCK_LEN, ReadAt};
@@ -101,7 +101,7 @@ impl Wide {
                 xattr_block: header.seal_block as u32,
                 uuid: [0; 16],
                 volume_name: [0; 16],
-                chunked: false,
+                features: Features::default(),
             };
             fields.write(bytes.first_chunk_mut().unwrap());
         } else if block < self.bodies() {

@@ -8,6 +8,7 @@ use mkimg_format::header::Header;
 use mkimg_fuzz::sample::{image_from, image_with};
 use mkimg_fuzz::scratch::MemFile;
 use mkimg_fuzz::{assert_one_line, flags, layout, ops, tar, tree};
+use mkimg_mkfs::Compression;
 use mkimg_mkfs::tar::{Limits, Reader};
 use mkimg_oci::SourceSpec;
 use mkimg_verify::{Options, verify_image};
@@ -19,6 +20,8 @@ const MEND: u8 = 0x40;
 const THREADS: u8 = 0x20;
 /// Without sparse files, as for kernels before 5.15.
 const OLD: u8 = 0x10;
+/// Which compression; without one and `OLD`.
+const COMPRESSION: u8 = 0x03;
 
 /// Bytes of content, holes included, that are worth the time.
 const CONTENT_MAX: u64 = 8 << 20;
@@ -37,8 +40,15 @@ fuzz_target!(|input: &[u8]| {
     if layers.iter().map(|layer| content(layer)).sum::<u64>() > CONTENT_MAX {
         return;
     }
-    let kernel = if flags & OLD != 0 { (5, 4) } else { (5, 15) };
-    let (built, bytes) = match image_with(&layers, kernel, NonZeroUsize::MIN) {
+    let compression = match flags & COMPRESSION {
+        0 => Compression::None,
+        1 => Compression::Lz4,
+        2 => Compression::Deflate(1),
+        _ => Compression::Zstd(1),
+    };
+    let old = flags & OLD != 0 && compression == Compression::None;
+    let kernel = if old { (5, 4) } else { compression.min_kernel() };
+    let (built, bytes) = match image_with(&layers, kernel, NonZeroUsize::MIN, compression) {
         Ok(built) => built,
         Err(error) => return assert_one_line(&error),
     };
@@ -60,13 +70,13 @@ fuzz_target!(|input: &[u8]| {
 
     if flags & THREADS != 0 {
         let three = NonZeroUsize::MIN.saturating_add(2);
-        let (again, other) = image_with(&layers, kernel, three).expect("was built before");
+        let (again, other) = image_with(&layers, kernel, three, compression).expect("was built before");
         assert!(again == built && other == bytes, "the result depends on the number of threads");
         // A tree that is a tar, and the same tar alone in a layout, have the same files.
         if let [layer] = &layers[..] {
             let archive = MemFile::new(&layout::archive(&layout::of_layers(std::slice::from_ref(layer))));
             let spec = SourceSpec::OciArchive { path: archive.path().to_owned(), tag: None };
-            match image_from(&spec, kernel, NonZeroUsize::MIN) {
+            match image_from(&spec, kernel, NonZeroUsize::MIN, compression) {
                 Ok((_, bytes)) => assert_eq!(tree::examine(&bytes), Some(seen)),
                 // A layout says that its layer is plain; for a tar one looks.
                 Err(error) => assert!(!layer.starts_with(b"\0") && compressed(layer), "{error}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use mkimg_format::Sha256;
-use mkimg_mkfs::{Built, Error, Options, Silent, build};
+use mkimg_mkfs::{Built, Compression, Error, Options, Silent, build};
 use mkimg_oci::SourceSpec;
 
 use crate::scratch::{Folder, MemFile};
@@ -20,16 +20,24 @@ pub struct Sample {
     pub root_hash: Sha256,
 }
 
-/// Images that patches are applied to: a tiny one, one with everything, one without holes.
+/// Images that patches are applied to: a tiny one, one with everything, one without holes, compressed ones.
 pub static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     let tiny = vec![[&tar::file("a", b"hello")[..], &END].concat()];
-    [(tiny, (5, 15)), (layers(), (5, 15)), (layers(), (5, 4))]
-        .into_iter()
-        .map(|(layers, kernel)| {
-            let (built, bytes) = image_of(&layers, kernel).expect("the samples are sound");
-            Sample { bytes, root_hash: built.root_hash }
-        })
-        .collect()
+    [
+        (tiny, (5, 15), Compression::None),
+        (layers(), (5, 15), Compression::None),
+        (layers(), (5, 4), Compression::None),
+        (layers(), (5, 15), Compression::Lz4),
+        (layers(), (6, 12), Compression::Deflate(6)),
+        (layers(), (6, 12), Compression::Zstd(3)),
+    ]
+    .into_iter()
+    .map(|(layers, kernel, compression)| {
+        let built = image_with(&layers, kernel, NonZeroUsize::MIN, compression);
+        let (built, bytes) = built.expect("the samples are sound");
+        Sample { bytes, root_hash: built.root_hash }
+    })
+    .collect()
 });
 
 /// Three layers: every kind of inode, shared and own xattrs, a sparse file, deletions, links, a wide directory.
@@ -73,14 +81,15 @@ pub fn layers() -> Vec<Vec<u8>> {
 
 /// Builds an image of plain layers, or of a single tar as it is.
 pub fn image_of(layers: &[Vec<u8>], min_kernel: (u32, u32)) -> Result<(Built, Vec<u8>), Error> {
-    image_with(layers, min_kernel, NonZeroUsize::MIN)
+    image_with(layers, min_kernel, NonZeroUsize::MIN, Compression::None)
 }
 
-/// As [`image_of`], on some threads.
+/// As [`image_of`], on some threads, and compressed.
 pub fn image_with(
     layers: &[Vec<u8>],
     min_kernel: (u32, u32),
     threads: NonZeroUsize,
+    compression: Compression,
 ) -> Result<(Built, Vec<u8>), Error> {
     let (file, single) = match layers {
         [layer] => (MemFile::new(layer), true),
@@ -88,7 +97,7 @@ pub fn image_with(
     };
     let path = file.path().to_owned();
     let source = if single { SourceSpec::Tar { path } } else { SourceSpec::OciArchive { path, tag: None } };
-    image_from(&source, min_kernel, threads)
+    image_from(&source, min_kernel, threads, compression)
 }
 
 /// Builds an image of any source.
@@ -96,10 +105,11 @@ pub fn image_from(
     source: &SourceSpec,
     min_kernel: (u32, u32),
     threads: NonZeroUsize,
+    compression: Compression,
 ) -> Result<(Built, Vec<u8>), Error> {
     let folder = Folder::new();
     let target = folder.path().join("image");
-    let options = Options { platform: None, name: None, epoch: 0, min_kernel, threads };
+    let options = Options { platform: None, name: None, epoch: 0, compression, min_kernel, threads };
     let built = build(source, &target, &options, &Silent);
     assert_eq!(built.is_ok(), target.exists(), "an image is there when and only when it is complete");
     assert_eq!(files_in(folder.path()), usize::from(built.is_ok()), "a build leaves nothing behind");

@@ -10,11 +10,13 @@ use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statemen
 use mkimg_oci::{Image, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
+use crate::compression::Compression;
+use crate::contents::Contents;
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
 use crate::flatten::{Flat, Flattener};
 use crate::output::Output;
-use crate::plan::{Documents, Plan};
+use crate::plan::Documents;
 use crate::progress::{Progress, Stage};
 use crate::scan::scan_layers;
 use crate::source::{Opened, kind_of};
@@ -28,17 +30,19 @@ pub struct Options {
     pub name: Option<String>,
     /// Counter against rollback.
     pub epoch: u64,
-    /// Oldest kernel that must mount the image, as (major, minor).
+    /// How file data is compressed.
+    pub compression: Compression,
+    /// Oldest kernel that must mount the image, as (major, minor); usually [`Compression::min_kernel`].
     pub min_kernel: (u32, u32),
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
 }
 
-/// The oldest kernel that any image of this builder needs: default of [`Options::min_kernel`].
-pub const MIN_KERNEL: (u32, u32) = (5, 15);
-
 /// First kernel with chunk-based files, which sparse files need to stay sparse.
 const CHUNKS_KERNEL: (u32, u32) = (5, 15);
+
+/// First kernel in which inodes may share compressed blocks. Before, reading two of them at the same time fails.
+const SHARING_KERNEL: (u32, u32) = (6, 1);
 
 /// A finished image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +87,12 @@ pub fn build(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Built> {
+    if let Some(algorithm) = options.compression.algorithm()
+        && algorithm.min_kernel() > options.min_kernel
+    {
+        let (compression, needed) = (options.compression, algorithm.min_kernel());
+        return Err(Error::Kernel { compression, needed, asked: options.min_kernel });
+    }
     let opened = Opened::open(source, options.platform.as_ref())?;
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
@@ -126,7 +136,7 @@ pub fn build(
         },
         layers,
         options: BTreeMap::from([
-            ("compress".to_owned(), "none".to_owned()),
+            ("compress".to_owned(), options.compression.to_string()),
             ("min_kernel".to_owned(), format!("{}.{}", options.min_kernel.0, options.min_kernel.1)),
         ]),
         tool: concat!("mkimg ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -141,18 +151,20 @@ pub fn build(
         manifest: manifest.map_or(&[], |document| &document.bytes),
         config: config.map_or(&[], |document| &document.bytes),
     };
-    let plan = Plan::new(&flat, &documents, options.min_kernel >= CHUNKS_KERNEL)?;
+    let contents = Contents::gather(&flat, options.min_kernel >= CHUNKS_KERNEL);
     let emitter = Emitter {
         opened: &opened,
         flat: &flat,
-        plan: &plan,
+        contents: &contents,
+        compression: options.compression,
+        share: options.min_kernel >= SHARING_KERNEL,
         documents: &documents,
         name: statement.name.as_deref(),
         output: &output,
         threads: options.threads,
         progress,
     };
-    let root_hash = emitter.emit()?;
+    let (root_hash, plan) = emitter.emit()?;
     progress.begin(Stage::Sync, 0);
     output.finish()?;
 
@@ -162,11 +174,11 @@ pub fn build(
         hash_offset: plan.header.hash_offset(),
         data_blocks: plan.header.data_blocks,
         image_size: plan.header.image_size(),
-        min_kernel: if plan.chunked { CHUNKS_KERNEL } else { (5, 4) },
+        min_kernel: plan.features.min_kernel(),
         manifest_digest: statement.source.manifest_digest,
         layers: flat.waste.layers.len(),
         inodes: plan.inodes.len() as u64,
-        contents: plan.contents.len() as u64,
+        contents: contents.list.len() as u64,
         shipped_bytes: total(|layer| layer.shipped.bytes),
         visible_bytes: total(|layer| layer.visible().bytes),
         deleted_bytes: total(|layer| layer.deleted.bytes),

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::erofs::raw::NULL_ADDR;
 
+use crate::contents::{Chunks, Content};
 use crate::entry::FileData;
-use crate::plan::{Chunks, Content};
 use crate::scan::{Run, for_each_run, read_full};
 
 /// Buffer between source and image, in bytes.
@@ -22,7 +22,7 @@ pub(crate) enum CopyError {
     Image(io::Error),
 }
 
-/// Copies one content from `source`, which is at its first stored byte, and pads it to a whole block.
+/// Copies one content from `source`, which is at its first stored byte.
 ///
 /// The stored bytes are hashed again on the way: only what the first pass has checked gets into an image.
 pub(crate) fn copy_content(
@@ -50,8 +50,6 @@ pub(crate) fn copy_content(
             Ok(())
         }
     })?;
-    let padding = content.size.next_multiple_of(BLOCK_SIZE) - content.size;
-    sink.zeros(padding).map_err(CopyError::Image)?;
     if hasher.finalize() == blake3::Hash::from_bytes(data.stored_blake3()) {
         Ok(())
     } else {

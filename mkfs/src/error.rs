@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use mkimg_format::erofs::escape;
 
+use crate::compression::Compression;
+
 /// Result of building.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -67,6 +69,16 @@ pub enum Error {
     Thread {
         /// What the system says.
         source: io::Error,
+    },
+    /// A compression that the oldest kernel to mount the image does not read.
+    #[error("{compression} needs Linux {}.{}, the image is for {}.{}", needed.0, needed.1, asked.0, asked.1)]
+    Kernel {
+        /// What was asked for.
+        compression: Compression,
+        /// The oldest kernel that reads it.
+        needed: (u32, u32),
+        /// The oldest kernel that must mount the image.
+        asked: (u32, u32),
     },
     /// More of something than an image can hold.
     #[error("{what}: {found}, at most {limit}")]

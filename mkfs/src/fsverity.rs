@@ -1,15 +1,15 @@
-//! fs-verity digests of all contents, from the leaves of the dm-verity tree.
+//! fs-verity digests of all contents, from the hashes of their blocks.
 //!
-//! Contents stand in the image one after the other, block-aligned and zero-padded, so the leaf of a block is at the
-//! same time the leaf that fs-verity computes for the file. Each leaf is used here as it passes.
+//! Uncompressed contents stand in the image one after the other, block-aligned and zero-padded, so the dm-verity leaf
+//! of a block is at the same time the leaf that fs-verity computes for the file. Each leaf is used here as it passes.
 
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::fsverity::{Digester, zero_leaf};
 use mkimg_format::{Sha256, blocks_for};
 
-use crate::plan::Content;
+use crate::contents::Content;
 
-/// Takes the leaves of the image in order, and gives the digests of the contents in order.
+/// Takes the hashes of all blocks of contents in order, and gives the digests of the contents in order.
 pub(crate) struct FsVerity<'a> {
     contents: &'a [Content],
     /// Content whose leaves are coming.
@@ -17,8 +17,6 @@ pub(crate) struct FsVerity<'a> {
     digester: Digester,
     /// Leaves of it so far, holes included.
     leaves: u64,
-    /// Blocks of the image that passed.
-    block: u64,
     zero: Sha256,
     digests: Vec<Sha256>,
 }
@@ -30,7 +28,6 @@ impl<'a> FsVerity<'a> {
             current: 0,
             digester: Digester::new(),
             leaves: 0,
-            block: 0,
             zero: zero_leaf(),
             digests: Vec::with_capacity(contents.len()),
         };
@@ -38,15 +35,13 @@ impl<'a> FsVerity<'a> {
         itself
     }
 
-    /// Takes the leaf of the next block of the image.
+    /// Takes the hash of the next block of contents that is not a hole; what comes behind the last is ignored.
     pub(crate) fn push(&mut self, leaf: &Sha256) {
-        // Block 0 is the header's.
-        if self.block > 0 && self.current < self.contents.len() {
+        if self.current < self.contents.len() {
             self.digester.push(leaf);
             self.leaves += 1;
             self.skip_holes();
         }
-        self.block += 1;
     }
 
     /// Hands over the digests of all contents, once their leaves have passed.

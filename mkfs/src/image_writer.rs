@@ -13,7 +13,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use mkimg_format::merkle::{Builder, Sink, hash_blocks};
+use mkimg_format::header::Header;
+use mkimg_format::merkle::{Builder, Sink, hash_block, hash_blocks};
 use mkimg_format::verity::{Level, levels};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
@@ -29,6 +30,14 @@ struct Job {
     reply: SyncSender<Done>,
 }
 
+/// The tree over what is written.
+enum Tree {
+    /// It grows with every hash that comes back.
+    Growing { builder: Builder, levels: Vec<Level> },
+    /// Its place is not known yet, nor is block 0, so the hashes wait: 8 MiB for each GiB of image.
+    Waiting(Vec<Sha256>),
+}
+
 /// The writer. Implements [`Write`] for the protected area.
 pub(crate) struct ImageWriter<'f> {
     file: &'f File,
@@ -39,19 +48,19 @@ pub(crate) struct ImageWriter<'f> {
     buffer: Vec<u8>,
     /// Offset of the first byte in `buffer`.
     offset: u64,
-    tree: Builder,
-    levels: Vec<Level>,
+    tree: Tree,
     /// Hashes that came back: called with each leaf in order.
     leaves: Box<dyn FnMut(&Sha256) + 'f>,
 }
 
 impl<'f> ImageWriter<'f> {
     /// Starts `threads` workers in `scope`. `leaves` is told the hash of every block, in order.
+    ///
+    /// Without a `header`, which tells the place of the tree, [`Self::place`] has to follow.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, 'f>,
         file: &'f File,
-        data_blocks: u64,
-        tree_offset: u64,
+        header: Option<&Header>,
         threads: NonZeroUsize,
         leaves: impl FnMut(&Sha256) + 'f,
     ) -> io::Result<Self> {
@@ -71,8 +80,7 @@ impl<'f> ImageWriter<'f> {
             spare: Vec::new(),
             buffer: Vec::with_capacity(BUFFER),
             offset: 0,
-            tree: Builder::new(),
-            levels: levels(data_blocks, tree_offset),
+            tree: header.map_or_else(|| Tree::Waiting(Vec::new()), Tree::growing),
             leaves: Box::new(leaves),
         })
     }
@@ -97,12 +105,43 @@ impl<'f> ImageWriter<'f> {
         Ok(())
     }
 
+    /// Writes block 0, now that it is known where everything is, over what was written as such; and lets the tree grow.
+    pub(crate) fn place(&mut self, header: &Header, block0: &[u8; BLOCK_LEN]) -> io::Result<()> {
+        self.drain()?;
+        self.file.write_all_at(block0, 0)?;
+        let Tree::Waiting(mut leaves) = std::mem::replace(&mut self.tree, Tree::growing(header)) else {
+            return Err(io::Error::other("the place of the tree is known twice"));
+        };
+        if let Some(first) = leaves.first_mut() {
+            *first = hash_block(block0);
+        }
+        self.grow(&leaves)
+    }
+
     /// Ends the protected area and writes the rest of the tree; returns the root hash.
     pub(crate) fn finish(mut self) -> io::Result<Sha256> {
         self.drain()?;
-        let mut blocks = HashBlocks::new(self.file, &self.levels);
-        let root = self.tree.finish(&mut blocks);
+        let Tree::Growing { builder, levels } = self.tree else {
+            return Err(io::Error::other("the place of the tree is not known"));
+        };
+        let mut blocks = HashBlocks::new(self.file, &levels);
+        let root = builder.finish(&mut blocks);
         blocks.outcome.map(|()| root)
+    }
+
+    /// Takes hashes into the tree.
+    fn grow(&mut self, leaves: &[Sha256]) -> io::Result<()> {
+        match &mut self.tree {
+            Tree::Waiting(waiting) => {
+                waiting.extend_from_slice(leaves);
+                Ok(())
+            }
+            Tree::Growing { builder, levels } => {
+                let mut blocks = HashBlocks::new(self.file, levels);
+                leaves.iter().for_each(|leaf| builder.push(leaf, &mut blocks));
+                blocks.outcome
+            }
+        }
     }
 
     /// Hands the buffer to a worker.
@@ -131,12 +170,14 @@ impl<'f> ImageWriter<'f> {
         let (buffer, hashes) =
             done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
         self.spare.push(buffer);
-        let mut blocks = HashBlocks::new(self.file, &self.levels);
-        for leaf in &hashes {
-            (self.leaves)(leaf);
-            self.tree.push(leaf, &mut blocks);
-        }
-        blocks.outcome
+        hashes.iter().for_each(|leaf| (self.leaves)(leaf));
+        self.grow(&hashes)
+    }
+}
+
+impl Tree {
+    fn growing(header: &Header) -> Self {
+        Self::Growing { builder: Builder::new(), levels: levels(header.data_blocks, header.tree_offset()) }
     }
 }
 

@@ -7,6 +7,9 @@
 //! (tar)    (tree)      (layout)  (what stands where)                (hash and write)
 //! ```
 //!
+//! When file data is compressed, only writing it tells where it ends: then it goes through `packer` to its place, and
+//! the rest is planned behind it.
+//!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
 //! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a
@@ -15,6 +18,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod build;
+mod compression;
+mod contents;
 mod copy;
 mod emit;
 mod entry;
@@ -25,6 +30,7 @@ mod host_dir;
 mod image_writer;
 mod metadata;
 mod output;
+mod packer;
 mod path;
 mod plan;
 mod progress;
@@ -36,7 +42,8 @@ mod tree;
 mod waste;
 mod xattrs;
 
-pub use build::{Built, MIN_KERNEL, Options, build};
+pub use build::{Built, Options, build};
+pub use compression::Compression;
 pub use error::{Error, Problem, Result};
 pub use output::Output;
 pub use progress::{Progress, Silent, Stage};

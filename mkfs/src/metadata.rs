@@ -5,13 +5,17 @@
 
 use std::io::{self, Write};
 
-use mkimg_format::BLOCK_SIZE;
+use mkimg_format::erofs::Algorithm;
+use mkimg_format::erofs::pieces::{PIECE_LEN, Piece, map_header};
 use mkimg_format::erofs::raw::{
-    CHUNK_BITS_MASK, DIRENT_LEN, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN,
-    NULL_ADDR, RawCompactInode, RawDirent, RawExtendedInode, SLOT, encode_rdev, xattr_icount,
+    CHUNK_BITS_MASK, DIRENT_LEN, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
+    LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawDirent,
+    RawExtendedInode, SLOT, encode_rdev, xattr_icount,
 };
+use mkimg_format::{BLOCK_SIZE, blocks_for};
 use zerocopy::IntoBytes as _;
 
+use crate::contents::{Chunks, Content, Stored};
 use crate::flatten::Flat;
 use crate::plan::{Placed, Plan, dir_blocks, dir_len, dir_names, nlink};
 use crate::tree::{Dir, Node};
@@ -49,7 +53,7 @@ impl<W: Write> Write for Counted<W> {
 ///
 /// # Errors
 /// What `out` reports.
-pub(crate) fn write_metadata(flat: &Flat, plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_metadata(flat: &Flat, plan: &Plan<'_>, out: &mut impl Write) -> io::Result<()> {
     let meta = plan.header.meta_block;
     let area = |block: u32| (u64::from(block) - meta) * BLOCK_SIZE;
     let mut out = Counted { out, at: 0 };
@@ -67,8 +71,8 @@ pub(crate) fn write_metadata(flat: &Flat, plan: &Plan, out: &mut impl Write) -> 
     out.flush()
 }
 
-/// Writes an inode, its xattrs, and its tail or chunk map.
-fn write_inode(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut impl Write) -> io::Result<()> {
+/// Writes an inode, its xattrs, and its tail or map.
+fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Write) -> io::Result<()> {
     let inode = flat.tree.inode(placed.id);
     let attributes = &inode.attributes;
     let content = plan.content(placed);
@@ -85,10 +89,11 @@ fn write_inode(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut impl Write) 
             let size = target.len() as u64;
             (flat_layout, size, start_of(size))
         }
-        (Node::File(_), Some(content)) => match &content.chunks {
+        (Node::File(_), Some((content, stored))) => match &content.chunks {
             Some(chunks) => (LAYOUT_CHUNK_BASED, content.size, chunks.bits & u32::from(CHUNK_BITS_MASK)),
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
-            None => (LAYOUT_FLAT_PLAIN, content.size, content.start),
+            None if stored.is_compressed() => (LAYOUT_COMPRESSED_FULL, content.size, stored.blocks),
+            None => (LAYOUT_FLAT_PLAIN, content.size, stored.start),
         },
         (Node::Char(major, minor) | Node::Block(major, minor), _) => {
             (LAYOUT_FLAT_PLAIN, 0, encode_rdev(*major, *minor))
@@ -130,21 +135,65 @@ fn write_inode(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut impl Write) 
         out.write_all(raw.as_bytes())?;
     }
     plan.xattrs.write_body(attributes.xattrs, out)?;
-    match (&inode.node, content.and_then(|content| content.chunks.as_ref())) {
+    match (&inode.node, content) {
         (Node::Dir(dir), _) if placed.inline => write_dir(plan, placed, dir, Part::Tail, out),
         (Node::Symlink(target), _) if placed.inline => {
             let whole = target.len() - target.len() % 4096;
             out.write_all(&target[whole..])
         }
-        (Node::File(_), Some(chunks)) => {
-            chunks.map.iter().try_for_each(|address| out.write_all(&address.to_le_bytes()))
+        (Node::File(_), Some((content, stored))) => {
+            if let Some(chunks) = &content.chunks {
+                return write_chunks(chunks, stored, out);
+            }
+            let head = 32 + if placed.compact { 0 } else { 32 } + plan.xattrs.body_len(attributes.xattrs);
+            let algorithm = plan.features.algorithm.filter(|_| stored.is_compressed());
+            algorithm.map_or(Ok(()), |algorithm| write_pieces(content, stored, algorithm, head, out))
         }
         _ => Ok(()),
     }
 }
 
+/// Writes the map of a sparse file.
+fn write_chunks(chunks: &Chunks, stored: &Stored, out: &mut impl Write) -> io::Result<()> {
+    chunks.map.iter().try_for_each(|block| {
+        let address = if *block == NULL_ADDR { NULL_ADDR } else { stored.start + block };
+        out.write_all(&address.to_le_bytes())
+    })
+}
+
+/// Writes the map of a compressed file behind the `head` bytes of inode and xattrs.
+fn write_pieces(
+    content: &Content,
+    stored: &Stored,
+    algorithm: Algorithm,
+    head: u64,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let padding = usize::try_from(head.next_multiple_of(MAP_HEADER_LEN) - head).map_err(io::Error::other)?;
+    out.write_all(&[0; 8][..padding])?;
+    out.write_all(map_header(algorithm).as_bytes())?;
+    out.write_all(&[0; 8])?;
+    let mut left = content.size;
+    let mut start = stored.start;
+    for blocks in stored.pieces.iter().copied().map(u32::from) {
+        let length = left.min(PIECE_LEN);
+        let piece = Piece { start, blocks, length, plain: u64::from(blocks) == blocks_for(length) };
+        for index in piece.indexes() {
+            out.write_all(index.as_bytes())?;
+        }
+        start += blocks;
+        left -= length;
+    }
+    Ok(())
+}
+
 /// Writes the whole blocks of a directory or link target.
-fn write_body(flat: &Flat, plan: &Plan, placed: &Placed, out: &mut Counted<impl Write>) -> io::Result<()> {
+fn write_body(
+    flat: &Flat,
+    plan: &Plan<'_>,
+    placed: &Placed,
+    out: &mut Counted<impl Write>,
+) -> io::Result<()> {
     match &flat.tree.inode(placed.id).node {
         Node::Dir(dir) => write_dir(plan, placed, dir, Part::Blocks, out)?,
         Node::Symlink(target) if !placed.inline => out.write_all(target)?,
@@ -163,7 +212,13 @@ enum Part {
     Tail,
 }
 
-fn write_dir(plan: &Plan, placed: &Placed, dir: &Dir, part: Part, out: &mut impl Write) -> io::Result<()> {
+fn write_dir(
+    plan: &Plan<'_>,
+    placed: &Placed,
+    dir: &Dir,
+    part: Part,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let names = dir_names(dir, placed.id);
     let (blocks, _) = dir_blocks(names.clone());
     let mut names = names;

@@ -16,7 +16,7 @@ use crate::plan::{Documents, Plan};
 /// What the writer reports.
 pub(crate) fn write_seal(
     flat: &Flat,
-    plan: &Plan,
+    plan: &Plan<'_>,
     documents: &Documents<'_>,
     fsverity: &[Sha256],
     out: &mut ImageWriter<'_>,
@@ -29,7 +29,7 @@ pub(crate) fn write_seal(
             Section::Manifest => out.write_all(documents.manifest)?,
             Section::Config => out.write_all(documents.config)?,
             Section::Contents => {
-                for (content, digest) in plan.contents.iter().zip(fsverity) {
+                for (content, digest) in plan.contents().iter().zip(fsverity) {
                     let record = Content {
                         blake3: flat.file(content.layer, content.file).map_or([0; 32], |file| file.blake3),
                         fsverity: *digest,

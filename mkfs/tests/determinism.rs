@@ -14,7 +14,7 @@ use layers::{
     Blob, Layer, dir, fifo, file, generate, hardlink, layout_files, model, options, scratch, sha256, symlink,
     tar_of, write_layout,
 };
-use mkimg_mkfs::Silent;
+use mkimg_mkfs::{Compression, Options, Silent};
 use mkimg_oci::SourceSpec;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -23,6 +23,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 const SOURCE: &str = "MKIMG_TEST_SOURCE";
 const TARGET: &str = "MKIMG_TEST_TARGET";
 const THREADS: &str = "MKIMG_TEST_THREADS";
+const COMPRESSION: &str = "MKIMG_TEST_COMPRESSION";
 
 /// Does nothing, unless a test below starts this program again to have one build done.
 #[test]
@@ -31,7 +32,12 @@ fn child_that_builds() {
     let threads = std::env::var(THREADS).unwrap().parse().unwrap();
     let target = PathBuf::from(std::env::var(TARGET).unwrap());
     let source = SourceSpec::parse(source.as_ref()).unwrap();
-    mkimg_mkfs::build(&source, &target, &options(threads), &Silent).unwrap();
+    let compression = std::env::var(COMPRESSION).map_or(Compression::None, |text| text.parse().unwrap());
+    mkimg_mkfs::build(&source, &target, &compressed(threads, compression), &Silent).unwrap();
+}
+
+fn compressed(threads: usize, compression: Compression) -> Options {
+    Options { compression, min_kernel: compression.min_kernel(), ..options(threads) }
 }
 
 /// One build in a new process.
@@ -202,6 +208,26 @@ fn packing_changes_the_statement_and_nothing_else() {
 }
 
 #[test]
+fn compressed_images_are_the_same_with_any_number_of_threads() {
+    let dir = scratch();
+    let layout = dir.path().join("layout");
+    write_layout(&layout, &blobs());
+    let source = format!("oci:{}", layout.display());
+    let target = dir.path().join("image");
+    for compression in ["lz4", "lz4hc:4", "deflate", "zstd"] {
+        let build = |threads| {
+            build_in_child(&source, &target, threads, |command| {
+                command.env(COMPRESSION, compression);
+            })
+        };
+        let first = build(1);
+        for threads in [1, 2, 3, 8, 64] {
+            assert!(build(threads) == first, "{compression} on {threads} threads");
+        }
+    }
+}
+
+#[test]
 fn random_layers_are_the_same_with_any_number_of_threads() {
     let config = Config { rng_seed: RngSeed::Fixed(11), failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
@@ -210,15 +236,18 @@ fn random_layers_are_the_same_with_any_number_of_threads() {
         let dir = scratch();
         let layout = dir.path().join("layout");
         layers::write_layers(&layout, &layers);
-        let images: Vec<_> = [1, 2, 7]
-            .into_iter()
-            .map(|threads| {
-                let target = dir.path().join("image");
-                mkimg_mkfs::build(&layers::oci_dir(&layout), &target, &options(threads), &Silent).unwrap();
-                std::fs::read(target).unwrap()
-            })
-            .collect();
-        assert!(images[0] == images[1] && images[1] == images[2], "{layers:#?}");
+        for compression in [Compression::None, Compression::Zstd(3)] {
+            let images: Vec<_> = [1, 2, 7]
+                .into_iter()
+                .map(|threads| {
+                    let target = dir.path().join("image");
+                    let options = compressed(threads, compression);
+                    mkimg_mkfs::build(&layers::oci_dir(&layout), &target, &options, &Silent).unwrap();
+                    std::fs::read(target).unwrap()
+                })
+                .collect();
+            assert!(images[0] == images[1] && images[1] == images[2], "{compression} {layers:#?}");
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Peak resident memory of a build without compression: at most 64 MiB and 300 bytes for each entry.
+//! Peak resident memory of a build: without compression at most 64 MiB and 300 bytes for each entry, with it 256 MiB on
+//! two threads.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use mkimg_tests::command::{self, mkimg, mkimg_path};
@@ -12,18 +13,32 @@ const BASE: u64 = 64 << 20;
 const PER_ENTRY: u64 = 300;
 
 /// Runs the build below a Python parent, which asks the kernel for the peak of that one child.
-fn peak_of_build(source: &str, image: &Path) -> u64 {
+fn peak_of_build(source: &str, image: &Path, options: &[&str]) -> u64 {
     let program = "import os, sys\n\
                    pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n\
                    _, status, usage = os.wait4(pid, 0)\n\
                    print(usage.ru_maxrss)\n\
                    sys.exit(os.waitstatus_to_exitcode(status))";
     let done = command::tool("python3", args!["-c", program, mkimg_path()])
-        .args(args!["build", source, "--compress", "none", "-o", image])
+        .args(args!["build", source, "-o", image])
+        .args(options)
         .within(Duration::from_secs(600))
         .ok();
     let last = done.out().lines().last().unwrap().to_owned();
     1024 * last.parse::<u64>().unwrap_or_else(|error| panic!("{last:?}: {error}"))
+}
+
+/// Builds on two threads with every compression.
+fn assert_compressed_within(source: &str, image: &Path, what: &str) {
+    const LIMIT: u64 = 256 << 20;
+    for compression in ["lz4", "lz4hc:3", "deflate:1", "zstd", "zstd:19"] {
+        if compression == "zstd:19" && std::fs::metadata(image).unwrap().len() > 100 << 20 {
+            continue; // minutes, and nothing that the smaller image would not show
+        }
+        let peak = peak_of_build(source, image, &["--compress", compression, "--threads", "2"]);
+        eprintln!("{what}, {compression}: peak {} KiB of {} KiB", peak / 1024, LIMIT / 1024);
+        assert!(peak <= LIMIT, "{what}, {compression}: peak {} KiB", peak / 1024);
+    }
 }
 
 fn assert_within(peak: u64, entries: u64, what: &str) {
@@ -50,8 +65,12 @@ fn a_hundred_thousand_small_entries() {
     layer.finish();
     layout.finish();
     let image = dir.path().join("image.mkimg");
-    let peak = peak_of_build(&format!("oci:{}", dir.path().join("oci").display()), &image);
+    let source = format!("oci:{}", dir.path().join("oci").display());
+    let peak = peak_of_build(&source, &image, &["--compress", "none"]);
     assert_within(peak, FILES + FILES / 100 + 3, "100,000 files");
+    let compressed = dir.path().join("compressed.mkimg");
+    std::fs::write(&compressed, "").unwrap();
+    assert_compressed_within(&source, &compressed, "100,000 files");
     let listed = mkimg(args!["ls", image]).ok();
     assert!(listed.stdout.split(|&byte| byte == b'\n').count() > 101_000);
 }
@@ -81,7 +100,9 @@ fn a_layer_of_one_gibibyte() {
     layer.finish();
     layout.finish();
     let image = dir.path().join("image.mkimg");
-    let peak = peak_of_build(&format!("oci:{}", dir.path().join("oci").display()), &image);
+    let source = format!("oci:{}", dir.path().join("oci").display());
+    let peak = peak_of_build(&source, &image, &["--compress", "none"]);
     assert_within(peak, 19, "a layer of 1 GiB");
     assert!(std::fs::metadata(&image).unwrap().len() > 1 << 30);
+    assert_compressed_within(&source, &image, "a layer of 1 GiB");
 }

@@ -9,7 +9,7 @@ use mkimg_mkfs::{Built, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
-use crate::args::{BuildArgs, Compress};
+use crate::args::BuildArgs;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 
@@ -37,12 +37,10 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         platform: args.platform.clone(),
         name: args.name.clone(),
         epoch: args.epoch,
-        min_kernel: args.min_kernel,
+        compression: args.compress,
+        min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
         threads: super::threads(args.threads),
     };
-    match args.compress {
-        Compress::None => {}
-    }
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);
     bar.clear();

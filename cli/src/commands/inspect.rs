@@ -204,6 +204,7 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
     row("size", &format!("{} ({} bytes)", size(inspection.image_size), inspection.image_size))?;
     row("root hash", &inspection.verity.root_hash)?;
     row("kernel", &format!("Linux {} or later", inspection.min_kernel))?;
+    row("compression", inspection.options.get("compress").map_or("-", |compress| compress))?;
     row("uuid", &inspection.uuid)?;
     row("source", &inspection.source.kind)?;
     if let Some(digest) = &inspection.source.manifest_digest {

@@ -10,7 +10,7 @@ use mkimg_extract::{Error, Options, Summary, extract, sealed};
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
-use mkimg_mkfs::{MIN_KERNEL, Silent, build};
+use mkimg_mkfs::{Compression, Silent, build};
 use mkimg_oci::SourceSpec;
 use tempfile::TempDir;
 
@@ -20,7 +20,8 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         platform: None,
         name: None,
         epoch: 0,
-        min_kernel: MIN_KERNEL,
+        compression: Compression::None,
+        min_kernel: Compression::None.min_kernel(),
         threads: NonZeroUsize::MIN,
     };
     build(source, image, &options, &Silent).unwrap();

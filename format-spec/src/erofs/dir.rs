@@ -219,14 +219,15 @@ impl<R: ReadAt> FileSystem<R> {
         let mut at = None;
         let wanted = u64::try_from(block.len()).unwrap_or(u64::MAX);
         for extent in self.extents_within(inode, offset, wanted) {
-            let Extent { logical, length, physical } = extent?;
+            let Extent { logical, length, physical, compressed } = extent?;
             if offset < logical.saturating_add(length) {
+                let physical = physical.filter(|_| compressed.is_none());
                 at = physical.and_then(|start| start.checked_add(offset.checked_sub(logical)?));
                 break;
             }
         }
         let Some(at) = at else {
-            let rule = "in blocks of the image, without holes";
+            let rule = "in blocks of the image, neither holes nor compressed";
             return Err(Error::field(Part::Directory, inode.offset, "directory block", offset, rule));
         };
         self.read(Part::Directory, block, at)?;

@@ -4,11 +4,13 @@ use std::fmt;
 
 use zerocopy::FromBytes;
 
+use super::pieces::map_len;
 use super::raw::{
-    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE,
-    LAYOUT_FLAT_PLAIN, NULL_ADDR, RawCompactInode, RawExtendedInode, SLOT, XATTR_HEADER_LEN, decode_rdev,
+    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
+    LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawExtendedInode,
+    RawMapHeader, SLOT, XATTR_HEADER_LEN, decode_rdev,
 };
-use super::{SPARSE_MAX, SYMLINK_MAX, Superblock};
+use super::{Algorithm, SPARSE_MAX, SYMLINK_MAX, Superblock};
 use crate::{BLOCK_SIZE, Error, Part, Problem, Result};
 
 /// Number of an inode: its 32-byte slot counted from the metadata block.
@@ -138,6 +140,13 @@ pub enum Layout {
         /// Byte offset of the map.
         map: u64,
     },
+    /// A map of pieces, compressed or not.
+    Compressed {
+        /// Of the pieces that are compressed.
+        algorithm: Algorithm,
+        /// Byte offset of the head of the map.
+        map: u64,
+    },
     /// Devices, fifos, sockets.
     None,
 }
@@ -197,7 +206,7 @@ impl Inode {
         self.offset.saturating_add(self.inode_len).saturating_add(self.xattr_len)
     }
 
-    /// Byte offset behind its *unit*: the inode, its xattrs, and its inline tail or chunk map.
+    /// Byte offset behind its *unit*: the inode, its xattrs, and its inline tail or map.
     ///
     /// A chunk map starts where the xattrs end: both are aligned to 4 bytes. One with 8-byte indexes may start 4
     /// bytes later; mkimg does not write such.
@@ -212,6 +221,7 @@ impl Inode {
                 let length = self.size.div_ceil(chunk).saturating_mul(if indexes { 8 } else { 4 });
                 map.saturating_add(length)
             }
+            Layout::Compressed { map, .. } => map.saturating_add(map_len(self.size)),
             Layout::Plain { .. } | Layout::None => self.body_end(),
         }
     }
@@ -222,8 +232,15 @@ impl Inode {
         Nid(self.nid.0.saturating_add(slots))
     }
 
-    /// Checks the inode at byte `offset`, of which `bytes` are the first 32 or 64.
-    pub(super) fn parse(sb: &Superblock, nid: Nid, offset: u64, bytes: &[u8]) -> Result<Self> {
+    /// Checks the inode at byte `offset`, of which `bytes` are the first 32 or 64; `head` reads the head of a map of
+    /// pieces.
+    pub(super) fn parse(
+        sb: &Superblock,
+        nid: Nid,
+        offset: u64,
+        bytes: &[u8],
+        head: impl FnOnce(u64) -> Result<RawMapHeader>,
+    ) -> Result<Self> {
         let part = Part::Inode;
         let short = || {
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -266,10 +283,17 @@ impl Inode {
             }
         };
         let inode_len = if extended { 64 } else { 32 };
-        Self::check(sb, nid, offset, inode_len, &common)
+        Self::check(sb, nid, offset, inode_len, &common, head)
     }
 
-    fn check(sb: &Superblock, nid: Nid, offset: u64, inode_len: u64, raw: &Common) -> Result<Self> {
+    fn check(
+        sb: &Superblock,
+        nid: Nid,
+        offset: u64,
+        inode_len: u64,
+        raw: &Common,
+        head: impl FnOnce(u64) -> Result<RawMapHeader>,
+    ) -> Result<Self> {
         let part = Part::Inode;
         let field = |name, found, rule| Err(Error::field(part, offset, name, found, rule));
         let layout = (raw.format >> 1) & 7;
@@ -322,6 +346,10 @@ impl Inode {
                     indexes,
                     map: body_end.next_multiple_of(unit),
                 }
+            }
+            LAYOUT_COMPRESSED_FULL => {
+                let map = body_end.next_multiple_of(MAP_HEADER_LEN);
+                Layout::compressed(head(map)?, map)?
             }
             other => {
                 let feature = format!("data layout {other}");
@@ -411,6 +439,7 @@ impl Inode {
                 }
                 Ok(())
             }
+            Layout::Compressed { map, .. } => self.check_map(map, block, sb.length()),
             _ => Ok(()),
         }
     }

@@ -1,10 +1,22 @@
 //! Where the bytes of a file are.
 
-use super::raw::NULL_ADDR;
-use super::{FileSystem, Inode, Layout};
+use zerocopy::FromBytes as _;
+
+use super::pieces::{Index, PIECE_MAX};
+use super::raw::{INDEX_LEN, MAP_HEADER_LEN, NULL_ADDR, RawIndex};
+use super::{Algorithm, FileSystem, Inode, Layout};
 use crate::{Error, Part, Problem, ReadAt, Result};
 
-/// A run of file content that is consecutive in the image, or a hole.
+/// How a piece of content is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compressed {
+    /// By which algorithm.
+    pub algorithm: Algorithm,
+    /// Bytes that it takes in the image; the stream is at their end, and there are zeros before.
+    pub length: u64,
+}
+
+/// A run of file content that is consecutive in the image, a compressed piece, or a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Byte offset in the file.
@@ -13,11 +25,30 @@ pub struct Extent {
     pub length: u64,
     /// Byte offset in the image; `None` for a hole.
     pub physical: Option<u64>,
+    /// For content that is not stored as it is.
+    pub compressed: Option<Compressed>,
 }
 
-/// The extents of a file, in order, merged where they touch.
+impl Extent {
+    /// Bytes that it takes in the image.
+    #[must_use]
+    pub const fn stored(&self) -> u64 {
+        match (self.physical, self.compressed) {
+            (None, _) => 0,
+            (Some(_), Some(compressed)) => compressed.length,
+            (Some(_), None) => self.length,
+        }
+    }
+
+    /// What is content as it is, or a hole.
+    const fn plain(logical: u64, length: u64, physical: Option<u64>) -> Self {
+        Self { logical, length, physical, compressed: None }
+    }
+}
+
+/// The extents of a file, in order, merged where they touch. A compressed piece is an extent of its own.
 ///
-/// Reads chunk maps piece by piece, so memory does not depend on the size of the file.
+/// Reads maps piece by piece, so memory does not depend on the size of the file.
 pub struct Extents<'a, R> {
     fs: &'a FileSystem<R>,
     inode: &'a Inode,
@@ -27,12 +58,12 @@ pub struct Extents<'a, R> {
     stop: u64,
     /// A piece that starts the next extent.
     ahead: Option<Extent>,
-    /// Part of the chunk map: index of its first entry, entries.
+    /// Part of the map: index of its first entry, entries.
     window: (u64, Vec<u8>),
     failed: bool,
 }
 
-/// Bytes of a chunk map that are read at once.
+/// Bytes of a map that are read at once.
 const WINDOW: u64 = 4096;
 
 impl<'a, R: ReadAt> Extents<'a, R> {
@@ -43,13 +74,15 @@ impl<'a, R: ReadAt> Extents<'a, R> {
     /// The extents that touch `length` file bytes from `offset` on.
     ///
     /// Pieces are merged up to the end of that range and not beyond: whoever reads a file bit by bit would go
-    /// through the rest of its chunk map every time.
+    /// through the rest of its map every time.
     pub(super) fn within(fs: &'a FileSystem<R>, inode: &'a Inode, offset: u64, length: u64) -> Self {
         let next = match inode.layout {
             Layout::Chunked { chunk_bits, .. } => {
                 let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
                 offset.saturating_sub(offset.checked_rem(chunk).unwrap_or(0))
             }
+            // The piece there begins at or before it.
+            Layout::Compressed { .. } => offset,
             _ => 0,
         };
         let stop = offset.saturating_add(length).min(inode.size);
@@ -66,61 +99,145 @@ impl<'a, R: ReadAt> Extents<'a, R> {
         let block = self.fs.superblock().block_size();
         let left = size.saturating_sub(logical);
         let at = |start: u32| u64::from(start).saturating_mul(block);
-        let (length, physical) = match self.inode.layout {
+        let extent = match self.inode.layout {
             Layout::None => return Ok(None),
-            Layout::Plain { start } => (left, start.map(at)),
+            Layout::Plain { start } => Extent::plain(logical, left, start.map(at)),
             Layout::Inline { start, tail } => {
                 let whole = size.saturating_sub(size.checked_rem(block).unwrap_or(0));
-                if logical < whole { (whole, start.map(at)) } else { (left, Some(tail)) }
+                if logical < whole {
+                    Extent::plain(logical, whole, start.map(at))
+                } else {
+                    Extent::plain(logical, left, Some(tail))
+                }
             }
+            Layout::Compressed { algorithm, map } => self.compressed_piece(algorithm, map)?,
             Layout::Chunked { chunk_bits, indexes, map } => {
                 let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
                 let length = left.min(chunk);
                 let start = self.chunk(logical >> chunk_bits.min(63), indexes, map)?;
-                (length, start.map(at))
+                Extent::plain(logical, length, start.map(at))
             }
         };
-        if let Some(start) = physical {
-            let limit = self.fs.superblock().length();
+        if let Some(start) = extent.physical {
+            let (length, limit) = (extent.stored(), self.fs.superblock().length());
             if start.checked_add(length).is_none_or(|end| end > limit) {
+                let part = match self.inode.layout {
+                    Layout::Compressed { .. } => Part::PieceMap,
+                    _ => Part::ChunkMap,
+                };
                 let problem = Problem::OutOfBounds { start, length, limit };
-                return Err(Error::corrupt(Part::ChunkMap, self.inode.offset, problem));
+                return Err(Error::corrupt(part, self.inode.offset, problem));
             }
         }
-        self.next = logical.saturating_add(length);
-        Ok(Some(Extent { logical, length, physical }))
+        self.next = extent.logical.saturating_add(extent.length);
+        Ok(Some(extent))
+    }
+
+    /// Entry `index` of a map of `total` entries of `LEN` bytes, which starts at byte `map`.
+    fn entry<const LEN: usize>(&mut self, part: Part, map: u64, total: u64, index: u64) -> Result<[u8; LEN]> {
+        let unit = u64::try_from(LEN).unwrap_or(u64::MAX);
+        let offset = map.saturating_add(index.saturating_mul(unit));
+        let (first, bytes) = &self.window;
+        let held = u64::try_from(bytes.len()).unwrap_or(0).checked_div(unit).unwrap_or(0);
+        if index < *first || index >= first.saturating_add(held) {
+            let wanted = total.saturating_sub(index).saturating_mul(unit).min(WINDOW);
+            let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(0)];
+            self.fs.read(part, &mut bytes, offset)?;
+            self.window = (index, bytes);
+        }
+        let (first, bytes) = &self.window;
+        let at = usize::try_from(index.saturating_sub(*first)).ok().and_then(|at| at.checked_mul(LEN));
+        let entry = at.and_then(|at| bytes.get(at..)).and_then(|rest| rest.first_chunk::<LEN>());
+        entry.copied().ok_or_else(|| Error::corrupt(part, offset, Problem::TooMany("entries of its map")))
+    }
+
+    /// The compressed piece, or the block that is stored as it is, that holds byte `self.next`.
+    fn compressed_piece(&mut self, algorithm: Algorithm, map: u64) -> Result<Extent> {
+        let part = Part::PieceMap;
+        let block = self.fs.superblock().block_size();
+        let table = map.saturating_add(MAP_HEADER_LEN.saturating_mul(2));
+        let total = self.inode.size.div_ceil(block);
+        let longest = PIECE_MAX.checked_div(block).unwrap_or(1);
+        let (wanted, size) = (self.next, self.inode.size);
+        let mut index = |at: u64| {
+            let raw: [u8; 8] = self.entry(part, table, total, at)?;
+            let offset = table.saturating_add(at.saturating_mul(INDEX_LEN));
+            let raw = RawIndex::read_from_bytes(&raw).unwrap_or_default();
+            Ok((offset, Index::parse(raw, offset, block)?))
+        };
+        let here = wanted.checked_div(block).unwrap_or(0);
+        let mut at = here;
+        let (logical, start, compressed) = loop {
+            let (offset, found) = index(at)?;
+            let back = match found {
+                Index::Head { offset: skip, start, compressed } => {
+                    let logical = at.saturating_mul(block).saturating_add(skip);
+                    if logical <= wanted {
+                        break (logical, start, compressed);
+                    }
+                    1
+                }
+                Index::Tail { back } => back,
+                Index::Second { .. } => 1,
+            };
+            at = at.checked_sub(back).filter(|at| here.saturating_sub(*at) <= longest).ok_or_else(|| {
+                Error::field(part, offset, "delta[0]", back, "the way back to the beginning of a piece")
+            })?;
+        };
+        let (mut blocks, mut end) = (1, size);
+        let mut next = at.saturating_add(1);
+        while next < total && next.saturating_sub(at) <= longest {
+            match index(next)?.1 {
+                Index::Head { offset, .. } => {
+                    end = end.min(next.saturating_mul(block).saturating_add(offset));
+                    break;
+                }
+                Index::Second { blocks: stored } if next == at.saturating_add(1) => blocks = stored,
+                Index::Second { .. } | Index::Tail { .. } => {}
+            }
+            next = next.saturating_add(1);
+        }
+        let (length, stored) = (end.saturating_sub(logical), blocks.saturating_mul(block));
+        let offset = table.saturating_add(at.saturating_mul(INDEX_LEN));
+        for (name, found, most, rule) in [
+            ("length of a piece", length, PIECE_MAX, "at most 1 MiB"),
+            ("blocks of a piece", stored, PIECE_MAX, "at most 1 MiB"),
+            ("content of a stored block", if compressed { 0 } else { length }, stored, "at most the block"),
+        ] {
+            if found > most {
+                return Err(Error::field(part, offset, name, found, rule));
+            }
+        }
+        for (name, found, rule) in [
+            ("blocks of a piece", stored, "at least 1"),
+            ("end of a piece", end.saturating_sub(wanted), "behind its beginning"),
+        ] {
+            if found == 0 {
+                return Err(Error::field(part, offset, name, found, rule));
+            }
+        }
+        let physical = Some(u64::from(start).saturating_mul(block));
+        let compressed = compressed.then_some(Compressed { algorithm, length: stored });
+        Ok(Extent { logical, length, physical, compressed })
     }
 
     /// Block address of chunk `index`; `None` for a hole.
     fn chunk(&mut self, index: u64, indexes: bool, map: u64) -> Result<Option<u32>> {
-        let unit: u64 = if indexes { 8 } else { 4 };
-        let held = u64::try_from(self.window.1.len()).unwrap_or(0).checked_div(unit).unwrap_or(0);
-        if index < self.window.0 || index >= self.window.0.saturating_add(held) {
-            let Layout::Chunked { chunk_bits, .. } = self.inode.layout else { return Ok(None) };
-            let total = self.inode.size.div_ceil(1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX));
-            let wanted = total.saturating_sub(index).saturating_mul(unit).min(WINDOW);
-            let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(0)];
-            self.fs.read(Part::ChunkMap, &mut bytes, map.saturating_add(index.saturating_mul(unit)))?;
-            self.window = (index, bytes);
-        }
-        let at = index.saturating_sub(self.window.0).saturating_mul(unit);
-        let at = usize::try_from(at).unwrap_or(usize::MAX);
-        let entry = at.checked_add(if indexes { 8 } else { 4 }).and_then(|end| self.window.1.get(at..end));
-        let offset = map.saturating_add(index.saturating_mul(unit));
-        let address = match entry {
-            Some(&[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]),
-            Some(&[hi0, hi1, dev0, dev1, a, b, c, d]) => {
-                let address = u32::from_le_bytes([a, b, c, d]);
-                let rest = u32::from_le_bytes([hi0, hi1, dev0, dev1]);
-                if rest != 0 && address != NULL_ADDR {
-                    let rule = "0: one device, 32-bit addresses";
-                    return Err(Error::field(Part::ChunkMap, offset, "chunk index", rest.into(), rule));
-                }
-                address
+        let Layout::Chunked { chunk_bits, .. } = self.inode.layout else { return Ok(None) };
+        let total = self.inode.size.div_ceil(1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX));
+        let part = Part::ChunkMap;
+        let address = if indexes {
+            let [hi0, hi1, dev0, dev1, a, b, c, d] = self.entry(part, map, total, index)?;
+            let address = u32::from_le_bytes([a, b, c, d]);
+            let rest = u32::from_le_bytes([hi0, hi1, dev0, dev1]);
+            if rest != 0 && address != NULL_ADDR {
+                let offset = map.saturating_add(index.saturating_mul(8));
+                let rule = "0: one device, 32-bit addresses";
+                return Err(Error::field(part, offset, "chunk index", rest.into(), rule));
             }
-            _ => {
-                return Err(Error::corrupt(Part::ChunkMap, offset, Problem::TooMany("chunks")));
-            }
+            address
+        } else {
+            u32::from_le_bytes(self.entry(part, map, total, index)?)
         };
         Ok((address != NULL_ADDR).then_some(address))
     }
@@ -140,7 +257,9 @@ impl<R: ReadAt> Iterator for Extents<'_, R> {
                 Ok(Some(piece)) => match &mut extent {
                     None => extent = Some(piece),
                     Some(whole) => {
+                        let plain = whole.compressed.is_none() && piece.compressed.is_none();
                         let follows = match (whole.physical, piece.physical) {
+                            _ if !plain => false,
                             (None, None) => true,
                             (Some(start), Some(next)) => start.checked_add(whole.length) == Some(next),
                             _ => false,

@@ -1,25 +1,28 @@
 //! EROFS: raw structures, and a reader that trusts none of them.
 //!
 //! Facts: Linux `fs/erofs/erofs_fs.h` (MIT since 6.19) and `Documentation/filesystems/erofs.rst`. The reader covers
-//! the uncompressed format: compact and extended inodes, plain, inline and chunk-based data, inline and shared
-//! xattrs.
+//! compact and extended inodes, plain, inline and chunk-based data, data compressed with full indexes, inline and
+//! shared xattrs.
 
+mod algorithm;
 mod dir;
 mod inode;
 mod inodes;
 mod map;
 mod path;
+pub mod pieces;
 pub mod raw;
 mod reader;
 mod superblock;
 mod walk;
 mod xattr;
 
+pub use algorithm::Algorithm;
 pub use dir::{Dir, DirEntry};
 pub use inode::{FileType, Inode, Layout, Nid, Timestamp};
 pub use inodes::Inodes;
 pub(crate) use inodes::next_block;
-pub use map::{Extent, Extents};
+pub use map::{Compressed, Extent, Extents};
 pub use path::{escape, is_file_name};
 pub use reader::FileSystem;
 pub use superblock::{Features, Superblock, SuperblockFields};

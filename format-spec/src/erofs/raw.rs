@@ -18,13 +18,22 @@ pub const NULL_ADDR: u32 = 0xFFFF_FFFF;
 pub const COMPAT_SB_CHKSUM: u32 = 0x01;
 /// `EROFS_FEATURE_COMPAT_MTIME`: timestamps are modification times.
 pub const COMPAT_MTIME: u32 = 0x02;
+/// `EROFS_FEATURE_INCOMPAT_ZERO_PADDING`: compressed data ends where its blocks end.
+pub const INCOMPAT_ZERO_PADDING: u32 = 0x01;
+/// `EROFS_FEATURE_INCOMPAT_COMPR_CFGS` and `BIG_PCLUSTER`, Linux 5.13: what follows the superblock configures
+/// algorithms, and compressed pieces may have several blocks.
+pub const INCOMPAT_COMPR_CFGS: u32 = 0x02;
 /// `EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`, Linux 5.15.
 pub const INCOMPAT_CHUNKED_FILE: u32 = 0x04;
+/// `EROFS_FEATURE_INCOMPAT_DEDUPE` (and `FRAGMENTS`), Linux 6.1: inodes may share compressed blocks.
+pub const INCOMPAT_DEDUPE: u32 = 0x20;
 
 /// `i_format` bit: extended (64-byte) inode.
 pub const FORMAT_EXTENDED: u16 = 0x01;
 /// `EROFS_INODE_FLAT_PLAIN`.
 pub const LAYOUT_FLAT_PLAIN: u16 = 0;
+/// `EROFS_INODE_COMPRESSED_FULL`.
+pub const LAYOUT_COMPRESSED_FULL: u16 = 1;
 /// `EROFS_INODE_FLAT_INLINE`.
 pub const LAYOUT_FLAT_INLINE: u16 = 2;
 /// `EROFS_INODE_CHUNK_BASED`.
@@ -123,7 +132,7 @@ pub struct RawCompactInode {
     /// Seconds after the epoch of the superblock.
     pub i_mtime: U32,
 
-    /// Start block, device number or chunk format.
+    /// Start block, device number, chunk format, or number of compressed blocks.
     pub i_u: U32,
     /// Inode number for 32-bit stat.
     pub i_ino: U32,
@@ -152,7 +161,7 @@ pub struct RawExtendedInode {
     /// Size in bytes.
     pub i_size: U64,
 
-    /// Start block, device number or chunk format.
+    /// Start block, device number, chunk format, or number of compressed blocks.
     pub i_u: U32,
     /// Inode number for 32-bit stat.
     pub i_ino: U32,
@@ -173,6 +182,59 @@ pub struct RawExtendedInode {
 }
 
 const _: () = assert!(size_of::<RawExtendedInode>() == 64);
+
+/// Head of a map of compressed pieces, 8 bytes, at the next multiple of 8 behind inode and xattrs.
+#[derive(
+    FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default, PartialEq, Eq, Debug,
+)]
+#[repr(C)]
+pub struct RawMapHeader {
+    /// Offset of a fragment or length of an inline tail, which mkimg does not write: 0.
+    pub h_fragmentoff: U32,
+    /// What follows: [`ADVISE_BIG_PCLUSTER_1`].
+    pub h_advise: U16,
+    /// Bits 0 to 3: algorithm of `HEAD1`. Bits 4 to 7: that of `HEAD2`.
+    pub h_algorithmtype: u8,
+    /// Bits 0 to 3: log2 of a logical cluster, less that of a block.
+    pub h_clusterbits: u8,
+}
+
+/// Length of the head of a map of compressed pieces.
+pub const MAP_HEADER_LEN: u64 = 8;
+const _: () = assert!(size_of::<RawMapHeader>() == 8);
+
+/// Compressed pieces may have several blocks.
+pub const ADVISE_BIG_PCLUSTER_1: u16 = 0x02;
+/// So may stored ones, and those of `HEAD2`. mkimg does not use it.
+pub const ADVISE_BIG_PCLUSTER_2: u16 = 0x04;
+
+/// Entry for one block of content in a map of compressed pieces, 8 bytes; the first stands 8 bytes behind the head.
+#[derive(
+    FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default, PartialEq, Eq, Debug,
+)]
+#[repr(C)]
+pub struct RawIndex {
+    /// Bits 0 and 1: type.
+    pub di_advise: U16,
+    /// Where in its block of content a piece begins.
+    pub di_clusterofs: U16,
+    /// Of the first block of a piece the block address. Of others `delta[0]`, blocks of content back to the first, or
+    /// in the second [`INDEX_BLOCKS`] and the number of stored blocks; and `delta[1]`, blocks on to the next piece.
+    pub di_u: [U16; 2],
+}
+
+/// Length of an index.
+pub const INDEX_LEN: u64 = 8;
+const _: () = assert!(size_of::<RawIndex>() == 8);
+
+/// Index: the piece is stored as it is.
+pub const INDEX_PLAIN: u16 = 0;
+/// Index: first block of a compressed piece.
+pub const INDEX_HEAD: u16 = 1;
+/// Index: further block of a compressed piece.
+pub const INDEX_NONHEAD: u16 = 2;
+/// Mark of a `delta[0]` that counts stored blocks.
+pub const INDEX_BLOCKS: u16 = 0x800;
 
 /// Directory entry, 12 bytes; the names follow the last entry of the block.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default)]

@@ -1,7 +1,10 @@
 //! Reading a file system.
 
-use super::raw::SLOT;
-use super::{Dir, Extent, Extents, FileType, Inode, Nid, SYMLINK_MAX, Superblock, Walk, escape};
+use zerocopy::IntoBytes as _;
+
+use super::algorithm::Decoder;
+use super::raw::{RawMapHeader, SLOT};
+use super::{Compressed, Dir, Extent, Extents, FileType, Inode, Nid, SYMLINK_MAX, Superblock, Walk, escape};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
 /// Symbolic links that [`FileSystem::resolve`] follows in one path, as the kernel does.
@@ -69,7 +72,12 @@ impl<R: ReadAt> FileSystem<R> {
     /// [`Error::Corrupt`] with the field that breaks a rule.
     pub fn inode(&self, nid: Nid) -> Result<Inode> {
         let (bytes, length) = self.inode_bytes(nid)?;
-        Inode::parse(&self.superblock, nid, self.inode_offset(nid), bytes.get(..length).unwrap_or_default())
+        let bytes = bytes.get(..length).unwrap_or_default();
+        Inode::parse(&self.superblock, nid, self.inode_offset(nid), bytes, |at| {
+            let mut head = RawMapHeader::default();
+            self.read(Part::PieceMap, head.as_mut_bytes(), at)?;
+            Ok(head)
+        })
     }
 
     /// The bytes at the place of an inode, and how many of the 64 are there.
@@ -132,16 +140,20 @@ impl<R: ReadAt> FileSystem<R> {
 
     /// Fills `buf` with file content from byte `offset` on; returns how much there was before the end of file.
     ///
+    /// Of a compressed file whole pieces are taken out, so ask for as much as you can use.
+    ///
     /// # Errors
-    /// [`Error::Io`] or a broken chunk map.
+    /// [`Error::Io`], a broken map, or compressed content that is none.
     pub fn read_file(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let wanted = u64::try_from(buf.len()).unwrap_or(u64::MAX).min(inode.size.saturating_sub(offset));
         let length = wanted;
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let buf = buf.get_mut(..wanted).unwrap_or_default();
         let mut done = 0_usize;
+        let mut unpacker = Unpacker::default();
         for extent in self.extents_within(inode, offset, length) {
-            let Extent { logical, length, physical } = extent?;
+            let extent = extent?;
+            let Extent { logical, length, physical, compressed } = extent;
             let position = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
             let Some(skip) = position.checked_sub(logical) else { break };
             if skip >= length {
@@ -150,9 +162,20 @@ impl<R: ReadAt> FileSystem<R> {
             let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) else { break };
             let room = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(length.saturating_sub(skip));
             let Some(piece) = rest.get_mut(..usize::try_from(room).unwrap_or(0)) else { break };
-            match physical {
-                Some(start) => self.read(Part::Data, piece, start.saturating_add(skip))?,
-                None => piece.fill(0),
+            match (physical, compressed) {
+                (Some(start), Some(compressed)) if room == length => {
+                    unpacker.unpack(self, start, compressed, piece)?;
+                }
+                (Some(start), Some(compressed)) => {
+                    let mut whole = vec![0; usize::try_from(length).unwrap_or(0)];
+                    unpacker.unpack(self, start, compressed, &mut whole)?;
+                    let wanted = usize::try_from(skip).ok().and_then(|skip| whole.get(skip..));
+                    for (to, from) in piece.iter_mut().zip(wanted.unwrap_or_default()) {
+                        *to = *from;
+                    }
+                }
+                (Some(start), None) => self.read(Part::Data, piece, start.saturating_add(skip))?,
+                (None, _) => piece.fill(0),
             }
             done = done.saturating_add(piece.len());
         }
@@ -222,8 +245,20 @@ impl<R: ReadAt> FileSystem<R> {
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut buffer = vec![0; BLOCK_LEN.saturating_mul(64)];
+        let mut unpacker = Unpacker::default();
         for extent in self.extents(inode) {
-            let Extent { length, physical, .. } = extent?;
+            let Extent { length, physical, compressed, .. } = extent?;
+            if let Some((start, compressed)) = physical.zip(compressed) {
+                // No longer than PIECE_MAX.
+                let length = usize::try_from(length).unwrap_or(0);
+                if buffer.len() < length {
+                    buffer.resize(length, 0);
+                }
+                let piece = buffer.get_mut(..length).unwrap_or_default();
+                unpacker.unpack(self, start, compressed, piece)?;
+                take(piece)?;
+                continue;
+            }
             let mut done = 0_u64;
             if physical.is_none() {
                 buffer.fill(0);
@@ -240,5 +275,35 @@ impl<R: ReadAt> FileSystem<R> {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes compressed pieces out, with what is kept from one to the next.
+#[derive(Default)]
+struct Unpacker {
+    decoder: Decoder,
+    packed: Vec<u8>,
+}
+
+impl Unpacker {
+    /// Fills `plain` with the piece at byte `start` of the image.
+    fn unpack<R: ReadAt>(
+        &mut self,
+        fs: &FileSystem<R>,
+        start: u64,
+        compressed: Compressed,
+        plain: &mut [u8],
+    ) -> Result<()> {
+        let Compressed { algorithm, length } = compressed;
+        // No longer than PIECE_MAX.
+        self.packed.resize(usize::try_from(length).unwrap_or(0), 0);
+        fs.read(Part::Data, &mut self.packed, start)?;
+        let padding = self.packed.iter().position(|byte| *byte != 0).unwrap_or(self.packed.len());
+        let stream = self.packed.get(padding..).unwrap_or_default();
+        if self.decoder.decode(algorithm, stream, plain) {
+            return Ok(());
+        }
+        let length = u64::try_from(plain.len()).unwrap_or(u64::MAX);
+        Err(Error::corrupt(Part::Data, start, Problem::Undecodable { algorithm, length }))
     }
 }

@@ -2,30 +2,84 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::raw::{COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET};
-use super::{Nid, Timestamp};
+use super::pieces::PIECE_BITS;
+use super::raw::{
+    COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, INCOMPAT_DEDUPE, INCOMPAT_ZERO_PADDING,
+    RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
+};
+use super::{Algorithm, Nid, Timestamp};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
-/// `LZ4_0PADDING`: mkfs.erofs before 1.9.1 sets it on uncompressed images too, where it means nothing.
-const INCOMPAT_ZERO_PADDING: u32 = 0x01;
+/// Where the superblock itself ends.
+const SUPERBLOCK_END: usize = 1024 + size_of::<RawSuperblock>();
 
 /// Features of an image that a reader must know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Features(u32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// Whether chunk-based inodes may occur (Linux 5.15).
+    pub chunked: bool,
+    /// The algorithm of compressed inodes, if such may occur.
+    pub algorithm: Option<Algorithm>,
+    /// Whether inodes may share compressed blocks (Linux 6.1).
+    ///
+    /// Before, a kernel that read two of them at the same time gave an I/O error for one.
+    pub shared: bool,
+}
 
 impl Features {
-    /// Whether chunk-based inodes may occur (Linux 5.15).
-    #[must_use]
-    pub const fn chunked_file(self) -> bool {
-        self.0 & INCOMPAT_CHUNKED_FILE != 0
+    /// The features that a superblock declares.
+    fn of(raw: &RawSuperblock) -> Result<Self> {
+        let unsupported = |field: u64, feature: String| {
+            let offset = SUPERBLOCK_OFFSET.saturating_add(field);
+            Err(Error::Unsupported { part: Part::Superblock, offset, feature })
+        };
+        let incompat = raw.feature_incompat.get();
+        let known = INCOMPAT_CHUNKED_FILE | INCOMPAT_ZERO_PADDING | INCOMPAT_COMPR_CFGS | INCOMPAT_DEDUPE;
+        let unknown = incompat & !known;
+        if unknown != 0 {
+            return unsupported(0x50, format!("feature_incompat {unknown:#x}"));
+        }
+        // Without configuration the field is a window of LZ4. mkfs.erofs before 1.9.1 sets ZERO_PADDING on
+        // uncompressed images too, where it means nothing.
+        let algorithms = if incompat & INCOMPAT_COMPR_CFGS == 0 { 0 } else { raw.available_compr_algs.get() };
+        let algorithm =
+            Algorithm::ALL.into_iter().find(|algorithm| algorithms == 1_u16 << algorithm.number());
+        if algorithms != 0 && algorithm.is_none() {
+            return unsupported(0x54, format!("available_compr_algs {algorithms:#x}"));
+        }
+        Ok(Self {
+            chunked: incompat & INCOMPAT_CHUNKED_FILE != 0,
+            algorithm,
+            shared: incompat & INCOMPAT_DEDUPE != 0,
+        })
     }
 
     /// The oldest kernel that mounts an image with these features, as (major, minor).
     ///
     /// The first mainline EROFS is that of 5.4.
     #[must_use]
-    pub const fn min_kernel(self) -> (u32, u32) {
-        if self.chunked_file() { (5, 15) } else { (5, 4) }
+    pub fn min_kernel(self) -> (u32, u32) {
+        let chunked = if self.chunked { (5, 15) } else { (5, 4) };
+        let algorithm = self.algorithm.map_or((5, 4), Algorithm::min_kernel);
+        let shared = if self.shared { (6, 1) } else { (5, 4) };
+        chunked.max(algorithm).max(shared)
+    }
+
+    /// `feature_incompat`.
+    pub(crate) const fn incompat(self) -> u32 {
+        (if self.chunked { INCOMPAT_CHUNKED_FILE } else { 0 })
+            | (if self.algorithm.is_some() { INCOMPAT_ZERO_PADDING | INCOMPAT_COMPR_CFGS } else { 0 })
+            | (if self.shared { INCOMPAT_DEDUPE } else { 0 })
+    }
+
+    /// `available_compr_algs`.
+    pub(crate) fn algorithms(self) -> u16 {
+        self.algorithm.map_or(0, |algorithm| 1_u16.checked_shl(algorithm.number().into()).unwrap_or(0))
+    }
+
+    /// What stands behind the superblock.
+    pub(crate) fn config(self) -> Vec<u8> {
+        self.algorithm.map_or_else(Vec::new, |algorithm| algorithm.config(PIECE_BITS))
     }
 }
 
@@ -77,8 +131,8 @@ pub struct SuperblockFields {
     pub uuid: [u8; 16],
     /// Label of at most 15 bytes, padded with NUL: kernels before 6.15 want a NUL inside the field.
     pub volume_name: [u8; 16],
-    /// Whether there are chunk-based inodes.
-    pub chunked: bool,
+    /// Features that inodes need.
+    pub features: Features,
 }
 
 impl SuperblockFields {
@@ -97,10 +151,14 @@ impl SuperblockFields {
             xattr_blkaddr: self.xattr_block.into(),
             uuid: self.uuid,
             volume_name: self.volume_name,
-            feature_incompat: if self.chunked { INCOMPAT_CHUNKED_FILE } else { 0 }.into(),
+            feature_incompat: self.features.incompat().into(),
+            available_compr_algs: self.features.algorithms().into(),
             ..RawSuperblock::default()
         };
-        block0[1024..1152].copy_from_slice(raw.as_bytes());
+        let config = self.features.config();
+        for (to, from) in block0.iter_mut().skip(1024).zip(raw.as_bytes().iter().chain(&config)) {
+            *to = *from;
+        }
         let checksum = checksum(&block0[1024..]);
         block0[1028..1032].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -117,10 +175,18 @@ pub(crate) fn checksum(bytes: &[u8]) -> u32 {
 }
 
 impl Superblock {
+    /// Where in block 0 the superblock ends: behind the configuration of its algorithm, which may be damaged.
+    #[must_use]
+    pub fn end(block0: &[u8; BLOCK_LEN]) -> usize {
+        let raw = RawSuperblock::read_from_prefix(&block0[1024..]).ok();
+        let features = raw.and_then(|(raw, _)| Features::of(&raw).ok()).unwrap_or_default();
+        SUPERBLOCK_END.saturating_add(features.config().len())
+    }
+
     /// Reads and checks the superblock of an image.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Unsupported`] for unknown features and compression, [`Error::Corrupt`] otherwise.
+    /// [`Error::Io`], [`Error::Unsupported`] for unknown features, [`Error::Corrupt`] otherwise.
     pub fn read(image: &(impl ReadAt + ?Sized)) -> Result<Self> {
         let mut bytes = vec![0; BLOCK_LEN - 1024];
         image.read_exact_at(&mut bytes, SUPERBLOCK_OFFSET).map_err(|source| Error::Io {
@@ -156,12 +222,7 @@ impl Superblock {
                 return Err(Error::corrupt(part, at(4), Problem::Checksum { found, computed }));
             }
         }
-        let known = INCOMPAT_CHUNKED_FILE | INCOMPAT_ZERO_PADDING;
-        let unknown = raw.feature_incompat.get() & !known;
-        if unknown != 0 {
-            let feature = format!("feature_incompat {unknown:#x}");
-            return Err(Error::Unsupported { part, offset: at(0x50), feature });
-        }
+        let features = Features::of(&raw)?;
         for (offset, name, found) in [
             (0x0d, "sb_extslots", u64::from(raw.sb_extslots)),
             (0x56, "extra_devices", raw.extra_devices.get().into()),
@@ -186,7 +247,7 @@ impl Superblock {
             xattr_block: raw.xattr_blkaddr.get(),
             uuid: raw.uuid,
             volume_name: raw.volume_name,
-            features: Features(raw.feature_incompat.get()),
+            features,
             compat: raw.feature_compat.get(),
         })
     }

@@ -3,9 +3,8 @@
 use zerocopy::FromBytes;
 
 use super::findings::{About, Findings};
-use crate::erofs::raw::{
-    COMPAT_MTIME, COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
-};
+use crate::erofs::raw::{COMPAT_MTIME, COMPAT_SB_CHKSUM, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET};
+use crate::erofs::{Features, Superblock};
 use crate::header::{HEADER_LEN, Header};
 use crate::{BLOCK_LEN, Error, Part, ReadAt, Result};
 
@@ -30,9 +29,20 @@ pub(super) fn check<R: ReadAt>(
         out.add(Part::Header, 16, About::Nothing, problem);
         return Ok(None);
     }
-    let mut block = vec![0; BLOCK_LEN];
+    let mut block = [0; BLOCK_LEN];
     image.read_exact_at(&mut block, 0).map_err(io)?;
-    for (start, end) in [(HEADER_LEN, 1024), (SUPERBLOCK_END, BLOCK_LEN)] {
+    let Some(Ok((raw, _))) = block.get(1024..).map(RawSuperblock::read_from_prefix) else {
+        return Ok(None);
+    };
+    // What an image of another writer configures is said below, field by field.
+    let features = Superblock::from_bytes(block.get(1024..).unwrap_or_default())
+        .map_or_else(|_| Features::default(), |superblock| superblock.features);
+    let end = Superblock::end(&block);
+    if block.get(SUPERBLOCK_END..end) != Some(&features.config()) {
+        let problem = "configuration of the algorithm is not that of mkimg";
+        out.add(Part::Superblock, at(128), About::Nothing, problem);
+    }
+    for (start, end) in [(HEADER_LEN, 1024), (end, BLOCK_LEN)] {
         let used = block.get(start..end).unwrap_or_default().iter().position(|byte| *byte != 0);
         if let Some(skip) = used {
             let offset = u64::try_from(start.saturating_add(skip)).unwrap_or(0);
@@ -44,9 +54,6 @@ pub(super) fn check<R: ReadAt>(
             );
         }
     }
-    let Some(Ok((raw, _))) = block.get(1024..).map(RawSuperblock::read_from_prefix) else {
-        return Ok(None);
-    };
     if raw.magic.get() != SUPER_MAGIC {
         out.add(Part::Superblock, at(0), About::Nothing, "wrong magic number");
         return Ok(None);
@@ -70,7 +77,6 @@ pub(super) fn check<R: ReadAt>(
         certain = false;
         out.add(Part::Header, 32, About::Nothing, "sections of the header are not in order");
     }
-    let features = raw.feature_incompat.get() & !INCOMPAT_CHUNKED_FILE;
     for (offset, name, found, expected) in [
         (
             0x08,
@@ -80,8 +86,8 @@ pub(super) fn check<R: ReadAt>(
         ),
         (0x0c, "blkszbits", raw.blkszbits.into(), 12),
         (0x0d, "sb_extslots", raw.sb_extslots.into(), 0),
-        (0x50, "feature_incompat without CHUNKED_FILE", features.into(), 0),
-        (0x54, "available_compr_algs", raw.available_compr_algs.get().into(), 0),
+        (0x50, "feature_incompat", raw.feature_incompat.get().into(), features.incompat().into()),
+        (0x54, "available_compr_algs", raw.available_compr_algs.get().into(), features.algorithms().into()),
         (0x56, "extra_devices", raw.extra_devices.get().into(), 0),
         (0x58, "devt_slotoff", raw.devt_slotoff.get().into(), 0),
         (0x5a, "dirblkbits", raw.dirblkbits.into(), 0),

@@ -4,9 +4,10 @@
 //! comes later and finds it taken must have the very layout of that inode. The table covers [`WINDOW`] blocks; the
 //! inodes of a larger image are gone through once for each window.
 
+use super::block0::at;
 use super::findings::About;
 use super::{Lint, first_nonzero};
-use crate::erofs::{Extent, FileSystem, FileType, Inode, Layout, Nid};
+use crate::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Result};
 
 /// Blocks that are looked at in one go: 16 GiB of data, 16 MiB of memory.
@@ -64,6 +65,15 @@ impl Lint<'_> {
         if let Some(start) = unowned {
             self.report_unowned(start, end);
         }
+        let feature = fs.superblock().features.shared;
+        if feature != self.shared {
+            let problem = if feature {
+                "feature DEDUPE is set, but no files share compressed blocks"
+            } else {
+                "feature DEDUPE is clear, but files share compressed blocks"
+            };
+            self.out.add(Part::Superblock, at(0x50), About::Nothing, problem);
+        }
         Ok(())
     }
 
@@ -85,12 +95,13 @@ impl Lint<'_> {
         let about = About::Inode(nid);
         let mut first = true;
         for extent in fs.extents(inode) {
-            let Extent { length, physical, .. } = match extent {
+            let extent = match extent {
                 Ok(extent) => extent,
                 Err(error @ Error::Io { .. }) => return Err(error),
                 Err(_) => return Ok(()),
             };
-            let Some(start) = physical.filter(|_| length > 0) else { continue };
+            let length = extent.stored();
+            let Some(start) = extent.physical.filter(|_| length > 0) else { continue };
             let stop = start.saturating_add(length);
             let (block, block_end) = (start / BLOCK_SIZE, stop.div_ceil(BLOCK_SIZE));
             if block == 0 || block_end > area_end {
@@ -109,6 +120,7 @@ impl Lint<'_> {
             let slots = owners.nids.get_mut(inside.clone()).unwrap_or_default();
             let taken = slots.first().copied().unwrap_or(0);
             if first && taken != 0 && is_twin(fs, inode, Nid(taken.into()))? {
+                self.shared |= matches!(inode.layout, Layout::Compressed { .. });
                 return Ok(());
             }
             first = false;
@@ -155,6 +167,10 @@ fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<
             let length = inode.unit_end().saturating_sub(map);
             let form = inode.size == owner.size && chunk_bits == bits && indexes == other_indexes;
             Ok(form && same_bytes(fs, map, other, length)?)
+        }
+        (Layout::Compressed { map, .. }, Layout::Compressed { map: other, .. }) => {
+            let length = inode.unit_end().saturating_sub(map);
+            Ok(inode.size == owner.size && same_bytes(fs, map, other, length)?)
         }
         _ => Ok(false),
     }

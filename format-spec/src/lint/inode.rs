@@ -64,13 +64,14 @@ impl Lint<'_> {
         }
     }
 
-    /// Files: plain, or with holes by chunks.
+    /// Files: plain, compressed, or with holes by chunks.
     fn check_file<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
         let problem = match inode.layout {
             Layout::Chunked { .. } => return self.check_chunks(fs, inode),
+            Layout::Compressed { algorithm, map } => return self.check_pieces(fs, inode, algorithm, map),
             Layout::Plain { start: None } if inode.size > 0 => "hole in a file that is not chunk-based",
             Layout::Plain { start: Some(_) } if inode.size == 0 => "start block of an empty file",
-            Layout::Inline { .. } => "file is inline, must be plain or chunk-based",
+            Layout::Inline { .. } => "file is inline, must be plain, compressed or chunk-based",
             _ => return Ok(()),
         };
         self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
@@ -121,7 +122,7 @@ impl Lint<'_> {
                 (start, inode.size.saturating_sub(tail))
             }
             _ => {
-                wrong(format!("{word} is chunk-based, must be plain or inline"));
+                wrong(format!("{word} has a map, must be plain or inline"));
                 return Ok(());
             }
         };

@@ -9,10 +9,11 @@
 //!
 //! | module | rules |
 //! |---|---|
-//! | `block0` | superblock agrees with the header; no feature beyond need; zeros around header and superblock |
+//! | `block0` | superblock agrees with the header; configuration of the algorithm; zeros around header and superblock |
 //! | `tree` | `.` and `..`, one parent a directory, file types, packing of directory blocks, `inos`, path lengths |
 //! | `links` | `nlink` of what is not a directory |
 //! | `inode` | form and data layout of every inode; `i_ino`; devices; holes |
+//! | `pieces` | maps of compressed files |
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
 //! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
 //! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
@@ -47,12 +48,13 @@ mod data;
 mod findings;
 mod inode;
 mod links;
+mod pieces;
 mod space;
 mod tree;
 mod xattr;
 
 use crate::erofs::FileSystem;
-use crate::erofs::raw::RawSuperblock;
+use crate::erofs::raw::{INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, RawSuperblock};
 use crate::header::Header;
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
 
@@ -80,6 +82,8 @@ struct Lint<'a> {
     census: Census,
     space: Space,
     pool: Pool,
+    /// Whether files share compressed blocks.
+    shared: bool,
     /// Bytes of units that may still be examined.
     units_left: u64,
     /// Bytes of directories in which `..` may still be looked up.
@@ -116,6 +120,7 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
         census: Census::default(),
         space: Space::new(start, end),
         pool: Pool::new(pool_start, end),
+        shared: false,
         units_left: area,
         met_left: area,
         dirs_left: area,
@@ -136,12 +141,15 @@ impl Lint<'_> {
     /// What only the whole tree tells.
     fn check_counts(&mut self, superblock: &RawSuperblock) {
         self.check_inos(superblock.inos.get());
-        let chunked = superblock.feature_incompat.get() & crate::erofs::raw::INCOMPAT_CHUNKED_FILE != 0;
-        if chunked != self.census.chunked {
-            let problem = if chunked {
-                "feature CHUNKED_FILE is set without a chunk-based file"
-            } else {
-                "feature CHUNKED_FILE is clear in spite of a chunk-based file"
+        let incompat = superblock.feature_incompat.get();
+        for (name, bit, needed, by) in [
+            ("CHUNKED_FILE", INCOMPAT_CHUNKED_FILE, self.census.chunked, "chunk-based file"),
+            ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed file"),
+        ] {
+            let problem = match (incompat & bit != 0, needed) {
+                (true, false) => format!("feature {name} is set without a {by}"),
+                (false, true) => format!("feature {name} is clear in spite of a {by}"),
+                _ => continue,
             };
             self.out.add(Part::Superblock, block0::at(0x50), About::Nothing, problem);
         }

@@ -22,6 +22,8 @@ pub(super) struct Census {
     pub(super) linked: bool,
     /// Whether a chunk-based inode was met.
     pub(super) chunked: bool,
+    /// Whether a compressed inode was met.
+    pub(super) compressed: bool,
 }
 
 /// No path is longer than the longest names of all levels together.

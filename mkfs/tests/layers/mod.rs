@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use mkimg_mkfs::{Built, Error, MIN_KERNEL, Options, Silent};
+use mkimg_mkfs::{Built, Compression, Error, Options, Silent};
 use mkimg_oci::SourceSpec;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -303,7 +303,15 @@ pub fn oci_dir(path: &Path) -> SourceSpec {
 
 pub fn options(threads: usize) -> Options {
     let threads = NonZeroUsize::new(threads).unwrap();
-    Options { platform: None, name: None, epoch: 0, min_kernel: MIN_KERNEL, threads }
+    let compression = Compression::None;
+    Options {
+        platform: None,
+        name: None,
+        epoch: 0,
+        compression,
+        min_kernel: compression.min_kernel(),
+        threads,
+    }
 }
 
 pub fn build(source: &SourceSpec, target: &Path) -> Result<Built, Error> {

@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 
 use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Nid};
 use mkimg_format::fsverity::{Digester, zero_leaf};
-use mkimg_format::merkle::hash_block;
+use mkimg_format::merkle::{hash_block, hash_blocks};
 use mkimg_format::seal::{InodeRecord, NONE, Records, Seal, Section, Statement};
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Sha256, hex};
@@ -331,11 +331,12 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }))
     }
 
-    /// fs-verity digest of a file, from leaves of the tree, which are read into `window` by the block.
+    /// fs-verity digest of a file, from leaves of the tree, which are read into `window` by the block, or from what
+    /// compressed pieces give.
     fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Sha256, Error> {
         let mut digester = Digester::new();
         for extent in self.fs.extents(inode) {
-            let Extent { logical, length, physical } = extent?;
+            let Extent { logical, length, physical, compressed } = extent?;
             let blocks = length.div_ceil(BLOCK_SIZE);
             let Some(budget) = self.budget.get().checked_sub(blocks) else {
                 return Err(Error::Unsupported {
@@ -346,6 +347,19 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             };
             self.budget.set(budget);
             match physical {
+                // Leaves are those of the stored bytes, so the content has to be taken out and hashed.
+                Some(_) if compressed.is_some() => {
+                    // No longer than 1 MiB.
+                    let bytes = usize::try_from(blocks.saturating_mul(BLOCK_SIZE)).unwrap_or_default();
+                    let mut plain = vec![0; bytes];
+                    let (content, _) = plain
+                        .split_at_mut_checked(usize::try_from(length).unwrap_or(bytes))
+                        .unwrap_or_default();
+                    self.fs.read_file(inode, logical, content)?;
+                    let mut leaves = vec![[0; 32]; usize::try_from(blocks).unwrap_or_default()];
+                    hash_blocks(&plain, &mut leaves);
+                    leaves.iter().for_each(|leaf| digester.push(leaf));
+                }
                 None => {
                     let zero = zero_leaf();
                     (0..blocks).for_each(|_| digester.push(&zero));

@@ -14,7 +14,7 @@ use super::Error;
 use super::report::{Findings, Region, unreadable};
 use super::view::read_block;
 
-/// Where the EROFS superblock ends.
+/// Where the EROFS superblock ends, but for what configures compression.
 const SUPERBLOCK_END: usize = 1152;
 /// Where it starts.
 const SUPERBLOCK_AT: usize = 1024;
@@ -58,7 +58,7 @@ fn blocks_by_size(size: u64) -> Option<u64> {
 pub(crate) fn without_slack(block0: &[u8; BLOCK_LEN]) -> Block {
     let mut mended = Box::new(*block0);
     mended[HEADER_LEN..SUPERBLOCK_AT].fill(0);
-    mended[SUPERBLOCK_END..].fill(0);
+    mended[Superblock::end(block0)..].fill(0);
     mended
 }
 
@@ -273,7 +273,7 @@ impl Geometry {
         let Some(block0) = &self.block0 else { return };
         for (start, end, what) in [
             (HEADER_LEN, SUPERBLOCK_AT, "bytes between header and superblock are not zero"),
-            (SUPERBLOCK_END, BLOCK_LEN, "bytes behind the superblock are not zero"),
+            (Superblock::end(block0), BLOCK_LEN, "bytes behind the superblock are not zero"),
         ] {
             report_nonzero(block0, start..end, 0, what, findings);
         }

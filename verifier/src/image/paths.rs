@@ -140,10 +140,8 @@ impl<R: ReadAt> Mapper<'_, R> {
 
     fn inode(&mut self, inode: &Inode, path: &mut Option<Vec<u8>>) {
         self.touch(inode.offset, inode.body_end(), path, false);
-        if let Layout::Chunked { chunk_bits, indexes, map } = inode.layout {
-            let chunks = inode.size.div_ceil(1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX));
-            let length = chunks.saturating_mul(if indexes { 8 } else { 4 });
-            self.touch(map, map.saturating_add(length), path, false);
+        if let Layout::Chunked { map, .. } | Layout::Compressed { map, .. } = inode.layout {
+            self.touch(map, inode.unit_end(), path, false);
         }
         self.shared_xattrs(inode, path);
         let fs = self.fs;
@@ -152,7 +150,7 @@ impl<R: ReadAt> Mapper<'_, R> {
             self.budget = budget;
             let Ok(extent) = extent else { return };
             let Some(start) = extent.physical else { continue };
-            let end = start.saturating_add(extent.length);
+            let end = start.saturating_add(extent.stored());
             if !self.touches(start, end) {
                 continue;
             }
@@ -160,6 +158,7 @@ impl<R: ReadAt> Mapper<'_, R> {
             if last
                 && inode.file_type == FileType::File
                 && start.is_multiple_of(BLOCK_SIZE)
+                && extent.compressed.is_none()
                 && self.dirty_behind(end)
             {
                 let tail = end.saturating_sub(end % BLOCK_SIZE);

@@ -44,7 +44,9 @@ impl Blocks {
         let length = BLOCK_SIZE.min(inode.size.saturating_sub(at));
         let extent = fs.extents_within(inode, at, length).next()?.ok()?;
         let skip = at.checked_sub(extent.logical)?;
-        let leaf = extent.physical.and_then(|start| self.leaf(fs.io(), start.saturating_add(skip)));
+        // The leaves of compressed content say nothing of what it gives.
+        let start = extent.physical.filter(|_| extent.compressed.is_none());
+        let leaf = start.and_then(|start| self.leaf(fs.io(), start.saturating_add(skip)));
         // Behind the end of a file there are zeros, in the image and under its leaf.
         let mut bytes = Box::new([0; BLOCK_LEN]);
         let read = fs.read_file(inode, at, bytes.get_mut(..usize::try_from(length).ok()?)?);
@@ -57,7 +59,8 @@ impl Blocks {
 struct Block {
     /// Its bytes, if they are at hand and what they should be.
     bytes: Option<Box<[u8; BLOCK_LEN]>>,
-    /// Its digest; `None` where there is no block of data: holes, and tails among the metadata.
+    /// Its digest; `None` where there is no block of data: holes, tails
+    /// among the metadata, and compressed content.
     leaf: Option<Sha256>,
 }
 

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use mkimg_format::erofs::SuperblockFields;
 use mkimg_format::erofs::raw::{
     FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_FLAT_INLINE, NULL_ADDR, RawDirent, RawExtendedInode,
     RawXattrEntry, RawXattrHeader, xattr_icount,
 };
+use mkimg_format::erofs::{Features, SuperblockFields};
 use mkimg_format::fsverity::Digester;
 use mkimg_format::header::Header;
 use mkimg_format::merkle::{Builder, hash_block};
@@ -348,7 +348,7 @@ pub fn make(spec: &Spec) -> Image {
         xattr_block: meta_block + 1,
         uuid: [7; 16],
         volume_name: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
-        chunked: true,
+        features: Features { chunked: true, ..Features::default() },
     }
     .write(&mut block0);
     bytes[..BLOCK_LEN].copy_from_slice(&block0);

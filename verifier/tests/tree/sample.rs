@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mkimg_format::erofs::SuperblockFields;
 use mkimg_format::erofs::raw::{
     FORMAT_EXTENDED, LAYOUT_FLAT_INLINE, NULL_ADDR, RawDirent, RawExtendedInode, RawXattrEntry,
     RawXattrHeader, encode_rdev, xattr_icount,
 };
+use mkimg_format::erofs::{Features, SuperblockFields};
 use mkimg_format::erofs::{FileType, XattrClass};
 use mkimg_format::fsverity::Digester;
 use mkimg_format::header::Header;
@@ -474,7 +474,7 @@ fn finish(mut bytes: Vec<u8>, meta_block: usize, contents: &[Content], inodes: &
         xattr_block: seal_block as u32,
         uuid: [7; 16],
         volume_name: *b"tree\0\0\0\0\0\0\0\0\0\0\0\0",
-        chunked: false,
+        features: Features::default(),
     }
     .write(&mut block0);
     bytes[..BLOCK_LEN].copy_from_slice(&block0);

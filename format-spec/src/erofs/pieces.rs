@@ -1,0 +1,237 @@
+//! Compressed files: the map that says which piece of the content is where.
+//!
+//! Content is cut into *pieces* of [`PIECE_LEN`] bytes, the last one shorter, and each is compressed alone. A piece
+//! that shrinks to fewer blocks takes these, its stream at their end and zeros before; any other is stored as it is.
+//! All pieces of a file stand one behind the other. The map has an index for each block of content
+//! (`COMPRESSED_FULL` of the kernel):
+//!
+//! ```text
+//! compressed piece of n blocks in m    HEAD(address) NONHEAD(BLOCKS|m, n-1) NONHEAD(2, n-2) ... NONHEAD(n-1, 1)
+//! piece that is stored as it is        PLAIN(address) PLAIN(address+1) ...
+//! ```
+//!
+//! Where the last piece is compressed and does not end with a block of content, the index of that block is a `PLAIN`
+//! one at the end of the content: the kernel takes the beginning of the next piece for the end of one.
+
+use super::raw::{
+    ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_NONHEAD,
+    INDEX_PLAIN, MAP_HEADER_LEN, RawIndex, RawMapHeader,
+};
+use super::{Algorithm, Inode, Layout};
+use crate::{BLOCK_SIZE, Error, Part, Problem, Result, blocks_for};
+
+/// log2 of [`PIECE_LEN`].
+pub const PIECE_BITS: u32 = 17;
+
+/// Bytes of content that are compressed together.
+///
+/// A longer piece takes less space, and more time when little of it is wanted.
+pub const PIECE_LEN: u64 = 1 << PIECE_BITS;
+
+/// Longest piece that is read, in bytes of content and in stored bytes. Other writers may have longer ones.
+pub(crate) const PIECE_MAX: u64 = 1 << 20;
+
+/// Most blocks that a compressed piece of `length` bytes may take; it is stored as it is if it needs more.
+///
+/// Gains below a thirty-second are not worth the time it takes to undo them.
+#[must_use]
+pub const fn compressed_blocks_max(length: u64) -> u64 {
+    let blocks = blocks_for(length);
+    let gain = blocks / 32;
+    blocks.saturating_sub(if gain > 1 { gain } else { 1 })
+}
+
+/// Length of the part of a unit that is the map: from its head to its last index.
+#[must_use]
+pub const fn map_len(size: u64) -> u64 {
+    MAP_HEADER_LEN.saturating_mul(2).saturating_add(blocks_for(size).saturating_mul(INDEX_LEN))
+}
+
+/// Head of a map.
+#[must_use]
+pub fn map_header(algorithm: Algorithm) -> RawMapHeader {
+    RawMapHeader {
+        h_fragmentoff: 0.into(),
+        h_advise: ADVISE_BIG_PCLUSTER_1.into(),
+        h_algorithmtype: algorithm.number(),
+        h_clusterbits: 0,
+    }
+}
+
+/// One piece, as its indexes tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Block of the image where it starts.
+    pub start: u32,
+    /// Blocks of the image that it takes.
+    pub blocks: u32,
+    /// Bytes of content.
+    pub length: u64,
+    /// Whether it is stored as it is.
+    pub plain: bool,
+}
+
+impl Piece {
+    /// Its indexes.
+    pub fn indexes(self) -> impl Iterator<Item = RawIndex> {
+        let narrow = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+        let whole = self.length / BLOCK_SIZE;
+        (0..blocks_for(self.length)).map(move |at| {
+            let address = |block: u32| {
+                let [a, b, c, d] = block.to_le_bytes();
+                [[a, b].into(), [c, d].into()]
+            };
+            let (kind, offset, di_u) = if self.plain {
+                let block = self.start.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
+                (INDEX_PLAIN, 0, address(block))
+            } else if at == 0 {
+                (INDEX_HEAD, 0, address(self.start))
+            } else if at == whole {
+                (INDEX_PLAIN, narrow(self.length % BLOCK_SIZE), address(0))
+            } else {
+                let back = if at == 1 {
+                    INDEX_BLOCKS | narrow(self.blocks.into())
+                } else {
+                    narrow(at).min(INDEX_BLOCKS.saturating_sub(1))
+                };
+                (INDEX_NONHEAD, 0, [back.into(), narrow(whole.saturating_sub(at)).into()])
+            };
+            RawIndex { di_advise: kind.into(), di_clusterofs: offset.into(), di_u }
+        })
+    }
+}
+
+/// An index, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    /// A piece begins in its block of content.
+    Head {
+        /// Byte in the block.
+        offset: u64,
+        /// Block address.
+        start: u32,
+        compressed: bool,
+    },
+    /// The piece begins so many blocks before.
+    Tail { back: u64 },
+    /// The piece begins with the block before, and takes so many blocks of the image.
+    Second { blocks: u64 },
+}
+
+impl Index {
+    /// Checks the index at byte `offset` of the image.
+    pub(super) fn parse(raw: RawIndex, offset: u64, block_size: u64) -> Result<Self> {
+        let part = Part::PieceMap;
+        let kind = raw.di_advise.get();
+        let cluster_offset = u64::from(raw.di_clusterofs.get());
+        if cluster_offset >= block_size {
+            return Err(Error::field(part, offset, "di_clusterofs", cluster_offset, "inside a block"));
+        }
+        let [low, high] = raw.di_u;
+        match kind {
+            INDEX_PLAIN | INDEX_HEAD => {
+                let start = u32::from(low.get()) | (u32::from(high.get()) << 16);
+                Ok(Self::Head { offset: cluster_offset, start, compressed: kind == INDEX_HEAD })
+            }
+            INDEX_NONHEAD if low.get() & INDEX_BLOCKS != 0 => {
+                Ok(Self::Second { blocks: (low.get() & !INDEX_BLOCKS).into() })
+            }
+            INDEX_NONHEAD if low.get() > 0 => Ok(Self::Tail { back: low.get().into() }),
+            INDEX_NONHEAD => Err(Error::field(part, offset, "delta[0]", 0, "at least 1")),
+            _ => {
+                let feature = format!("index type {kind:#x}");
+                Err(Error::Unsupported { part, offset, feature })
+            }
+        }
+    }
+}
+
+impl Layout {
+    /// The layout of a compressed inode with its xattrs up to byte `body_end`, by the head of its map.
+    pub(super) fn compressed(header: RawMapHeader, at: u64) -> Result<Self> {
+        let part = Part::PieceMap;
+        let unsupported = |feature: String| Err(Error::Unsupported { part, offset: at, feature });
+        let advise = header.h_advise.get();
+        if advise & !(ADVISE_BIG_PCLUSTER_1 | ADVISE_BIG_PCLUSTER_2) != 0 || header.h_fragmentoff.get() != 0 {
+            return unsupported(format!("h_advise {advise:#x} of a compressed inode"));
+        }
+        if header.h_clusterbits != 0 {
+            return unsupported(format!("h_clusterbits {:#x} of a compressed inode", header.h_clusterbits));
+        }
+        let number = header.h_algorithmtype & 15;
+        let Some(algorithm) = Algorithm::from_number(number) else {
+            return unsupported(format!("compression algorithm {number}"));
+        };
+        Ok(Self::Compressed { algorithm, map: at })
+    }
+}
+
+impl Inode {
+    /// Checks that the map of a compressed inode lies in the image.
+    pub(super) fn check_map(&self, map: u64, block_size: u64, limit: u64) -> Result<()> {
+        let indexes = self.size.div_ceil(block_size.max(1));
+        let length = indexes.saturating_add(2).saturating_mul(INDEX_LEN);
+        if map.checked_add(length).is_none_or(|end| end > limit) {
+            let problem = Problem::OutOfBounds { start: map, length, limit };
+            return Err(Error::corrupt(Part::PieceMap, self.offset, problem));
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(PIECE_LEN <= PIECE_MAX);
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+    use crate::hex;
+
+    /// The maps of `mkfs.erofs -zALGORITHM -C131072 -Elegacy-compress -T0` 1.8.6 for files of words, some 75 % of
+    /// whose blocks are left.
+    #[test]
+    fn golden_maps() {
+        let tail: &[_] = &[
+            "0100000001000000",
+            "0200000004080400",
+            "0200000002000300",
+            "0200000003000200",
+            "0200000004000100",
+            "0000880300000000",
+        ];
+        let deflate: &[_] = &[
+            "0100000001000000",
+            "0200000003080400",
+            "0200000002000300",
+            "0200000003000200",
+            "0200000004000100",
+            "0000880300000000",
+        ];
+        for (length, blocks, expected) in
+            [(5 * 4096 + 904, 4, tail), (5 * 4096, 4, &tail[..5]), (5 * 4096 + 904, 3, deflate)]
+        {
+            let piece = Piece { start: 1, blocks, length, plain: false };
+            let found: Vec<_> = piece.indexes().map(|index| hex(index.as_bytes())).collect();
+            assert_eq!(found, expected, "{length} bytes");
+        }
+        assert_eq!(hex(map_header(Algorithm::Zstd).as_bytes()), "0000000002000300");
+        assert_eq!(hex(map_header(Algorithm::Deflate).as_bytes()), "0000000002000200");
+    }
+
+    #[test]
+    fn stored_pieces_have_a_head_for_each_block() {
+        let piece = Piece { start: 0x1_ffff, blocks: 3, length: 8193, plain: true };
+        let found: Vec<_> = piece.indexes().map(|index| hex(index.as_bytes())).collect();
+        assert_eq!(found, ["00000000ffff0100", "0000000000000200", "0000000001000200"]);
+    }
+
+    #[test]
+    fn only_pieces_that_gain_are_compressed() {
+        for (length, blocks) in
+            [(1, 0), (4096, 0), (4097, 1), (8192, 1), (8193, 2), (1 << 17, 31), (1 << 18, 62), (1 << 20, 248)]
+        {
+            assert_eq!(compressed_blocks_max(length), blocks, "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Distinct contents of an image, and where they are stored.
+//!
+//! Every distinct content is stored once, in the order of its first visible copy in the source (layer, then position),
+//! so that the copy reads each layer once and front to back.
+
+use mkimg_format::erofs::raw::NULL_ADDR;
+use mkimg_format::{BLOCK_SIZE, blocks_for};
+
+use crate::error::Result;
+use crate::flatten::Flat;
+use crate::plan::{block_address, breadth_first};
+use crate::scan::{Run, for_each_run};
+use crate::tree::{InodeId, Node};
+
+/// "No content": not a regular file.
+pub(crate) const NO_CONTENT: u32 = u32::MAX;
+
+/// Chunks that one map may have before larger chunks are used: bounds metadata of huge sparse files.
+const CHUNKS_MAX: u64 = 1 << 16;
+
+/// One distinct content.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// Layer and file that it is copied from.
+    pub layer: u32,
+    pub file: u32,
+    pub size: u64,
+    /// For content with holes.
+    pub chunks: Option<Chunks>,
+    /// Whether several inodes have it.
+    pub several: bool,
+}
+
+/// Map of a sparse content.
+#[derive(Debug)]
+pub(crate) struct Chunks {
+    /// log2 of blocks in a chunk.
+    pub bits: u32,
+    /// Of each chunk the block, counted from the first one of the content, or [`NULL_ADDR`].
+    pub map: Box<[u32]>,
+}
+
+/// Where a content is.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// First block; meaningless without blocks.
+    pub start: u32,
+    /// Blocks it takes in the image.
+    pub blocks: u32,
+    /// If it is compressed, the blocks of each piece.
+    pub pieces: Box<[u16]>,
+}
+
+impl Stored {
+    pub(crate) const fn is_compressed(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+}
+
+/// Distinct contents in layout order.
+pub(crate) struct Contents {
+    pub list: Vec<Content>,
+    /// Index of the content of each inode.
+    of: Vec<u32>,
+}
+
+impl Contents {
+    /// Finds the contents of a tree; with `holes`, sparse ones are to stay sparse.
+    pub(crate) fn gather(flat: &Flat, holes: bool) -> Self {
+        // (layer, file, inode), sorted: the order in which the source has them.
+        let mut files: Vec<(u32, u32, InodeId)> = breadth_first(flat)
+            .into_iter()
+            .filter_map(|id| match flat.tree.inode(id) {
+                crate::tree::Inode { node: Node::File(file), layer, .. } => Some((*layer, *file, id)),
+                _ => None,
+            })
+            .collect();
+        files.sort_unstable();
+        let first = first_copies(flat, &files);
+        let mut contents: Vec<Content> = Vec::new();
+        let mut content_of = vec![NO_CONTENT; flat.tree.slots()];
+        for (index, (layer, file, id)) in files.iter().copied().enumerate() {
+            let Some(data) = flat.file(layer, file) else { continue };
+            let copy_of = first.get(index).map_or(index, |first| *first as usize);
+            if copy_of != index {
+                let original = files.get(copy_of).map_or(id, |(_, _, id)| *id);
+                let content = content_of[original.0 as usize];
+                content_of[id.0 as usize] = content;
+                if let Some(content) = contents.get_mut(content as usize) {
+                    content.several = true;
+                }
+                continue;
+            }
+            let segments = data.segments().filter(|_| holes);
+            let chunks = segments.and_then(|segments| chunk_map(data.size, segments));
+            content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
+            contents.push(Content { layer, file, size: data.size, chunks, several: false });
+        }
+        Self { list: contents, of: content_of }
+    }
+
+    /// The content of an inode, or [`NO_CONTENT`].
+    pub(crate) fn of(&self, id: InodeId) -> u32 {
+        self.of.get(id.0 as usize).copied().unwrap_or(NO_CONTENT)
+    }
+
+    /// Their places from block 1 on when none is compressed.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) when block addresses do not reach so far.
+    pub(crate) fn plain(&self) -> Result<Vec<Stored>> {
+        let mut next = 1;
+        let place = |content: &Content| {
+            let start = block_address(next)?;
+            next += content.blocks();
+            let blocks = block_address(next)? - start;
+            Ok(Stored { start, blocks, pieces: Box::default() })
+        };
+        self.list.iter().map(place).collect()
+    }
+}
+
+impl Content {
+    /// Blocks it takes uncompressed.
+    fn blocks(&self) -> u64 {
+        match &self.chunks {
+            None => blocks_for(self.size),
+            Some(chunks) => chunks.blocks(self.size),
+        }
+    }
+}
+
+/// For each file the position of the first one with the same content.
+///
+/// Sorted positions instead of a hash table: a tenth of the memory, and images have millions of files.
+fn first_copies(flat: &Flat, files: &[(u32, u32, InodeId)]) -> Vec<u32> {
+    let key = |index: &u32| {
+        let (layer, file, _) = files[*index as usize];
+        flat.file(layer, file).map(|data| (&data.blake3, data.size))
+    };
+    let count = u32::try_from(files.len()).unwrap_or(u32::MAX);
+    let mut by_content: Vec<u32> = (0..count).collect();
+    by_content.sort_unstable_by(|a, b| key(a).cmp(&key(b)).then(a.cmp(b)));
+    let mut first: Vec<u32> = (0..count).collect();
+    for copies in by_content.chunk_by(|a, b| key(a) == key(b)) {
+        for copy in copies {
+            first[*copy as usize] = copies[0];
+        }
+    }
+    first
+}
+
+impl Chunks {
+    /// Blocks in one full chunk.
+    pub(crate) const fn chunk_blocks(&self) -> u64 {
+        1 << self.bits
+    }
+
+    /// Blocks of chunk `index` of a file of `size` bytes: fewer in the last one.
+    pub(crate) fn blocks_of(&self, index: usize, size: u64) -> u64 {
+        self.chunk_blocks().min(blocks_for(size) - index as u64 * self.chunk_blocks())
+    }
+
+    /// Blocks of all chunks that are there.
+    fn blocks(&self, size: u64) -> u64 {
+        let there = self.map.iter().enumerate().filter(|(_, address)| **address != NULL_ADDR);
+        there.map(|(index, _)| self.blocks_of(index, size)).sum()
+    }
+}
+
+/// The chunk map of a sparse file; `None` when no whole chunk would be a hole.
+fn chunk_map(size: u64, segments: &[crate::tar::Segment]) -> Option<Chunks> {
+    let blocks = blocks_for(size);
+    let bits = (0..31).find(|bits| blocks.div_ceil(1 << bits) <= CHUNKS_MAX)?;
+    let chunk = BLOCK_SIZE << bits;
+    let mut used = vec![false; usize::try_from(size.div_ceil(chunk)).ok()?];
+    let mut at = 0;
+    let marked: std::result::Result<(), ()> = for_each_run(size, Some(segments), |run| {
+        match run {
+            Run::Hole(length) => at += length,
+            Run::Data(length) => {
+                let end = at + length;
+                let last = usize::try_from(end.div_ceil(chunk)).map_err(|_| ())?;
+                let first = usize::try_from(at / chunk).map_err(|_| ())?;
+                used.get_mut(first..last).ok_or(())?.fill(true);
+                at = end;
+            }
+        }
+        Ok(())
+    });
+    marked.ok()?;
+    if used.iter().all(|used| *used) {
+        return None;
+    }
+    let mut next = 0_u64;
+    let map = used
+        .into_iter()
+        .enumerate()
+        .map(|(index, used)| {
+            if !used {
+                return NULL_ADDR;
+            }
+            let address = u32::try_from(next).unwrap_or(NULL_ADDR);
+            next += (1 << bits).min(blocks - index as u64 * (1 << bits));
+            address
+        })
+        .collect();
+    Some(Chunks { bits, map })
+}

@@ -1,0 +1,518 @@
+//! Compressed images: what goes in comes out, whoever reads it, and no byte of a map can be otherwise.
+#![allow(clippy::unwrap_used)]
+
+mod layers;
+mod tar_writer;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use layers::{Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
+use mkimg_format::erofs::{FileSystem, Inode, Layout};
+use mkimg_format::header::Header;
+use mkimg_format::lint::lint;
+use mkimg_mkfs::{Built, Compression, Error, Options, Silent};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+
+/// Every algorithm, and every rule that the oldest kernel decides.
+const ALL: [(&str, (u32, u32)); 9] = [
+    ("lz4", (5, 15)),
+    ("lz4", (6, 1)),
+    ("lz4hc:3", (5, 15)),
+    ("lz4hc", (6, 1)),
+    ("deflate:1", (6, 12)),
+    ("deflate", (6, 6)),
+    ("zstd:1", (6, 12)),
+    ("zstd", (6, 10)),
+    ("zstd:12", (6, 12)),
+];
+
+const PIECE: usize = 1 << 17;
+
+fn options(compression: &str, min_kernel: (u32, u32), threads: usize) -> Options {
+    Options {
+        compression: compression.parse().unwrap(),
+        min_kernel,
+        threads: NonZeroUsize::new(threads).unwrap(),
+        ..layers::options(1)
+    }
+}
+
+fn build(
+    dir: &Path,
+    layers: &[Layer],
+    compression: &str,
+    min_kernel: (u32, u32),
+    threads: usize,
+) -> Result<(Built, PathBuf), Error> {
+    let layout = dir.join("layout");
+    if !layout.exists() {
+        write_layers(&layout, layers);
+    }
+    let target = dir.join("image");
+    let built =
+        mkimg_mkfs::build(&oci_dir(&layout), &target, &options(compression, min_kernel, threads), &Silent)?;
+    Ok((built, target))
+}
+
+/// The same bytes for the same seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = vec![0; length];
+    bytes.fill_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    });
+    bytes
+}
+
+/// What shrinks to half, more or less.
+fn words(seed: u64, length: usize) -> Vec<u8> {
+    let picks = noise(seed, length / 2 + 1);
+    let mut bytes: Vec<u8> =
+        picks.iter().flat_map(|pick| format!("{:x} ", u32::from(*pick) * 77).into_bytes()).collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// Content out of stretches of every kind, its size near the border of a block or piece more often than not.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let stretch = (0..4_u8, any::<u64>(), prop_oneof![0..300_usize, 3000..9000_usize, 20_000..200_000_usize]);
+    let border = (0..5_usize, prop_oneof![Just(4096_usize), Just(PIECE)], 0..5_usize);
+    (proptest::collection::vec(stretch, 0..6), proptest::option::of(border)).prop_map(
+        |(stretches, border)| {
+            let mut bytes = Vec::new();
+            for (kind, seed, length) in stretches {
+                match kind {
+                    0 => bytes.resize(bytes.len() + length, 0),
+                    1 => bytes.extend(noise(seed, length)),
+                    2 => bytes.extend(words(seed, length)),
+                    _ => bytes.extend_from_within(..length.min(bytes.len())),
+                }
+            }
+            if let Some((count, unit, beside)) = border {
+                bytes.resize((count * unit + beside).saturating_sub(2), b'x');
+            }
+            bytes
+        },
+    )
+}
+
+fn tree(contents: &[Vec<u8>]) -> Layer {
+    let mut layer = vec![dir("d").xattr("user.long", vec![b'v'; 300])];
+    for (at, content) in contents.iter().enumerate() {
+        let item = file(format!("d/{at:03}"), content);
+        let item = if at % 3 == 0 { item.time(1_000_000, 5) } else { item };
+        layer.push(if at % 4 == 1 { item.xattr("user.own", vec![b'x'; at * 7 % 90]) } else { item });
+    }
+    layer
+}
+
+fn sizes() -> Vec<Vec<u8>> {
+    let mut contents = Vec::new();
+    for size in
+        [0, 1, 4095, 4096, 4097, 8191, 8192, 8193, 12_287, 12_288, 12_289, PIECE - 1, PIECE, PIECE + 1]
+            .into_iter()
+            .chain([PIECE + 4095, PIECE + 4096, PIECE + 4097, 2 * PIECE, 2 * PIECE + 904, 9 * PIECE + 5000])
+    {
+        contents.push(words(size as u64, size));
+        contents.push(vec![0; size]);
+        contents.push(noise(size as u64, size));
+        // Pieces of both kinds: stored, compressed.
+        let mixed = [noise(1 + size as u64, size), words(2 + size as u64, size)].concat();
+        contents.push(mixed);
+    }
+    contents
+}
+
+/// Checks an image without the kernel: the reader, in one go and bit by bit, and the verifier.
+fn check_image(image: &Path, contents: &[Vec<u8>]) {
+    let bytes = std::fs::read(image).unwrap();
+    let fs = FileSystem::open(&bytes[..]).unwrap();
+    for (at, content) in contents.iter().enumerate() {
+        let inode = fs.resolve(format!("d/{at:03}").as_bytes(), false).unwrap();
+        let mut pieces = Vec::new();
+        fs.for_each_piece(&inode, |piece| {
+            pieces.extend_from_slice(piece);
+            Ok::<_, mkimg_format::Error>(())
+        })
+        .unwrap();
+        assert!(pieces == *content, "file {at}");
+        let size = content.len();
+        for offset in [0, 1, 4095, 4096, size / 2, PIECE - 3, PIECE, size.saturating_sub(1), size, size + 9] {
+            for length in [1, 5000, 2 * PIECE] {
+                let mut buffer = vec![7; length];
+                let read = fs.read_file(&inode, offset as u64, &mut buffer).unwrap();
+                let expected = content.get(offset..).unwrap_or_default();
+                assert_eq!(read, expected.len().min(length), "file {at} from {offset}");
+                assert!(buffer[..read] == expected[..read], "file {at} from {offset}");
+            }
+        }
+        // What the extents say adds up.
+        let mut reached = 0;
+        for extent in fs.extents(&inode) {
+            let extent = extent.unwrap();
+            assert_eq!(extent.logical, reached);
+            reached += extent.length;
+        }
+        assert_eq!(reached, content.len() as u64);
+    }
+    let file = std::fs::File::open(image).unwrap();
+    let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+    assert!(report.is_clean(), "{report:#?}");
+}
+
+#[test]
+fn sizes_around_blocks_and_pieces() {
+    let contents = sizes();
+    let scratch = scratch();
+    let mut plain = 0;
+    for (compression, min_kernel) in [("none", (5, 15))].into_iter().chain(ALL) {
+        let (built, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        check_image(&image, &contents);
+        assert!(built.min_kernel <= min_kernel, "{compression}");
+        if compression == "none" {
+            plain = built.image_size;
+        } else {
+            // Three eighths of it are noise.
+            assert!(built.image_size < plain * 7 / 10, "{compression}: {} of {plain}", built.image_size);
+        }
+    }
+}
+
+#[test]
+fn random_contents_come_back() {
+    let config =
+        Config { rng_seed: RngSeed::Fixed(4), failure_persistence: None, cases: 40, ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    let turn = Cell::new(0);
+    let contents = proptest::collection::vec(content(), 1..8);
+    runner
+        .run(&contents, |contents| {
+            let scratch = scratch();
+            let (compression, min_kernel) = ALL[turn.get() % ALL.len()];
+            turn.set(turn.get() + 1);
+            let mut images = Vec::new();
+            for threads in [1, 2, 8] {
+                let (_, image) =
+                    build(scratch.path(), &[tree(&contents)], compression, min_kernel, threads).unwrap();
+                images.push(std::fs::read(&image).unwrap());
+            }
+            prop_assert!(images[0] == images[1] && images[1] == images[2], "{compression}: threads differ");
+            check_image(&scratch.path().join("image"), &contents);
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// Before 6.1 the kernel fails when it reads two inodes with the same compressed blocks at the same time.
+#[test]
+fn equal_files_share_compressed_blocks_where_the_kernel_can() {
+    let content = words(1, 3 * PIECE);
+    let other = words(2, 3 * PIECE);
+    let scratch = scratch();
+    let layer =
+        vec![file("one", &content), file("two", &content), file("other", &other), hardlink("link", "other")];
+    let blocks = |built: &Built| built.data_blocks;
+    let mut sizes = BTreeMap::new();
+    for (compression, min_kernel, needed) in [
+        ("lz4", (5, 15), (5, 13)),
+        ("lz4", (6, 0), (5, 13)),
+        ("lz4", (6, 1), (6, 1)),
+        ("deflate", (6, 12), (6, 6)),
+        ("zstd", (6, 12), (6, 10)),
+    ] {
+        let (built, image) =
+            build(scratch.path(), std::slice::from_ref(&layer), compression, min_kernel, 1).unwrap();
+        assert_eq!(built.min_kernel, needed, "{compression} {min_kernel:?}");
+        let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
+        let inode = |path: &str| fs.resolve(path.as_bytes(), false).unwrap();
+        let start = |inode: &Inode| fs.extents(inode).next().unwrap().unwrap().physical;
+        assert_eq!(start(&inode("one")), start(&inode("two")));
+        let shares = min_kernel >= (6, 1);
+        assert_eq!(matches!(inode("one").layout, Layout::Compressed { .. }), shares, "{min_kernel:?}");
+        // Several names of one inode are nothing of that kind.
+        assert!(matches!(inode("link").layout, Layout::Compressed { .. }));
+        assert_eq!(fs.superblock().features.shared, shares);
+        let file = std::fs::File::open(&image).unwrap();
+        let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+        assert!(report.is_clean(), "{report:#?}");
+        sizes.insert((compression, min_kernel), blocks(&built));
+    }
+    assert!(sizes[&("lz4", (6, 1))] < sizes[&("lz4", (5, 15))]);
+}
+
+#[test]
+fn kernels_that_cannot_read_it_are_refused() {
+    let scratch = scratch();
+    let layer = vec![file("f", words(1, 50_000))];
+    for (compression, min_kernel, message) in [
+        ("lz4", (5, 12), "lz4 needs Linux 5.13, the image is for 5.12"),
+        ("lz4hc", (5, 4), "lz4hc:9 needs Linux 5.13, the image is for 5.4"),
+        ("deflate", (6, 5), "deflate:6 needs Linux 6.6, the image is for 6.5"),
+        ("zstd:7", (6, 9), "zstd:7 needs Linux 6.10, the image is for 6.9"),
+    ] {
+        let error =
+            build(scratch.path(), std::slice::from_ref(&layer), compression, min_kernel, 1).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+    // What turns out not to be compressed needs nothing.
+    let scratch = layers::scratch();
+    let (built, image) =
+        build(scratch.path(), &[vec![file("f", noise(1, 50_000))]], "zstd", (6, 12), 1).unwrap();
+    assert_eq!(built.min_kernel, (5, 4));
+    assert_eq!(std::fs::read(image).unwrap()[1104..1112], [0; 8]);
+}
+
+/// What `compressed_image` knows of a file.
+struct Map {
+    inode: usize,
+    map: usize,
+    data: usize,
+}
+
+fn compressed_image(compression: &str) -> (Vec<u8>, Vec<Map>) {
+    let contents = [words(1, 5 * 4096 + 904), [noise(2, PIECE), words(3, PIECE + 9000)].concat()];
+    let scratch = scratch();
+    let min_kernel = Compression::Zstd(3).min_kernel();
+    let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 1).unwrap();
+    let bytes = std::fs::read(image).unwrap();
+    let fs = FileSystem::open(&bytes[..]).unwrap();
+    let number = |value: u64| usize::try_from(value).unwrap();
+    let maps = ["d/000", "d/001"].map(|path| {
+        let inode = fs.resolve(path.as_bytes(), false).unwrap();
+        let Layout::Compressed { map, .. } = inode.layout else { panic!("{path} is not compressed") };
+        let extents: Vec<_> = fs.extents(&inode).map(Result::unwrap).collect();
+        let data = extents.iter().find(|extent| extent.compressed.is_some()).unwrap().physical.unwrap();
+        Map { inode: number(inode.offset), map: number(map), data: number(data) }
+    });
+    (bytes.clone(), maps.into())
+}
+
+fn findings(bytes: &[u8]) -> Vec<String> {
+    let header = Header::read(bytes).unwrap();
+    let mut found = Vec::new();
+    lint(&bytes, &header, &mut |finding| found.push(format!("{}: {}", finding.part, finding.problem)))
+        .unwrap();
+    found
+}
+
+/// A change of the image that breaks a rule, and a word of what must be found.
+type Broken = (&'static str, fn(&mut [u8], &[Map]), &'static str);
+
+const BROKEN: [Broken; 16] = [
+    ("advise", |b, m| b[m[0].map + 4] = 6, "head of the map"),
+    ("unknown advise", |b, m| b[m[0].map + 4] |= 0x10, "h_advise"),
+    ("second algorithm", |b, m| b[m[0].map + 6] |= 0x10, "head of the map"),
+    (
+        "other algorithm",
+        |b, m| b[m[0].map + 6] = if b[m[0].map + 6] == 2 { 3 } else { 2 },
+        "another algorithm",
+    ),
+    ("unknown algorithm", |b, m| b[m[0].map + 6] = 1, "compression algorithm 1"),
+    ("reserved", |b, m| b[m[0].map + 9] = 1, "byte before the indexes"),
+    ("i_u", |b, m| b[m[0].inode + 16] ^= 8, "i_u is"),
+    ("hole", |b, m| b[m[0].map + 17] |= 0x40, "index type"),
+    ("delta0", |b, m| b[m[0].map + 16 + 20] = 1, "indexes of the piece at 0"),
+    ("delta1", |b, m| b[m[0].map + 16 + 14] ^= 1, "indexes of the piece at 0"),
+    ("offset of a tail", |b, m| b[m[0].map + 16 + 10] = 1, "indexes of the piece at 0"),
+    ("blocks", |b, m| b[m[0].map + 16 + 12] = 6, "takes 6 blocks"),
+    ("no blocks", |b, m| b[m[0].map + 16 + 12] = 0, "blocks of a piece"),
+    ("address", |b, m| b[m[1].map + 16 + 33 * 8 - 4] ^= 1, "one behind the other"),
+    ("padding", |b, m| b[m[0].data..m[0].data + 4096].fill(0), "begins with a block of zeros"),
+    ("short piece", |b, m| b[m[1].map + 16 + 50 * 8] = 1, "reach beyond"),
+];
+
+#[test]
+fn every_broken_rule_is_found() {
+    let mut missed = Vec::new();
+    for compression in ["lz4", "deflate", "zstd"] {
+        let (good, maps) = compressed_image(compression);
+        assert_eq!(findings(&good), [""; 0], "{compression}");
+        for (rule, patch, word) in BROKEN {
+            let mut bytes = good.clone();
+            patch(&mut bytes, &maps);
+            let found = findings(&bytes);
+            if !found.iter().any(|finding| finding.contains(word)) {
+                missed.push(format!("{compression}: {rule}: {word:?} is not among {found:#?}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Any other byte of an inode with its map breaks a rule, and no reader fails of it.
+#[test]
+fn maps_have_one_form_and_hostile_ones_end() {
+    for compression in ["lz4", "zstd"] {
+        let (good, maps) = compressed_image(compression);
+        for map in &maps {
+            let length = if map.inode == maps[0].inode { 16 + 6 * 8 } else { 16 + 67 * 8 };
+            for at in map.map..map.map + length {
+                for value in [0, 1, 2, 3, 8, 0x80, 0xff] {
+                    if good[at] == value {
+                        continue;
+                    }
+                    let mut bytes = good.clone();
+                    bytes[at] = value;
+                    assert!(!findings(&bytes).is_empty(), "{compression}: byte {} of a map", at - map.map);
+                    let fs = FileSystem::open(&bytes[..]).unwrap();
+                    let nid = mkimg_format::erofs::Nid(
+                        ((map.inode as u64) - u64::from(fs.superblock().meta_block) * 4096) / 32,
+                    );
+                    let Ok(inode) = fs.inode(nid) else { continue };
+                    let mut total = 0;
+                    let _ = fs.for_each_piece(&inode, |piece| {
+                        assert!(piece.len() <= 1 << 20);
+                        total += piece.len() as u64;
+                        Ok::<_, mkimg_format::Error>(())
+                    });
+                    assert!(total <= inode.size);
+                    for offset in [0, inode.size / 2, inode.size.saturating_sub(1)] {
+                        let _ = fs.read_file(&inode, offset, &mut [0; 100]);
+                    }
+                    assert!(fs.extents(&inode).take(10_000).count() < 1000);
+                }
+            }
+        }
+    }
+}
+
+/// Streams that say something else are refused, and whatever they give has the length that the map says.
+#[test]
+fn damaged_streams_are_refused() {
+    for compression in ["lz4", "lz4hc", "deflate", "zstd"] {
+        let (good, maps) = compressed_image(compression);
+        let fs = FileSystem::open(&good[..]).unwrap();
+        let inode = fs.resolve(b"d/000", false).unwrap();
+        let extent = fs.extents(&inode).next().unwrap().unwrap();
+        let end = maps[0].data + usize::try_from(extent.stored()).unwrap();
+        let padding = good[maps[0].data..].iter().position(|byte| *byte != 0).unwrap();
+        let mut refused = 0;
+        for at in (maps[0].data + padding..end).step_by(97) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x41;
+            let fs = FileSystem::open(&bytes[..]).unwrap();
+            let mut content = vec![0; usize::try_from(inode.size).unwrap()];
+            match fs.read_file(&inode, 0, &mut content) {
+                Ok(read) => assert_eq!(read, content.len()),
+                Err(error) => {
+                    refused += 1;
+                    let name = compression.trim_end_matches("hc");
+                    assert!(
+                        error.to_string().ends_with(&format!("is no {name} stream of 21384 bytes")),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        assert!(refused > 0, "{compression}");
+        // One more zero in front is padding, one less is another stream.
+        let mut bytes = good.clone();
+        bytes[maps[0].data + padding - 1] = 1;
+        let fs = FileSystem::open(&bytes[..]).unwrap();
+        assert!(fs.read_file(&inode, 0, &mut [0; 21384]).is_err(), "{compression}");
+    }
+}
+
+/// Why this machine cannot mount.
+fn cannot_mount() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("not root");
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("no loop devices");
+    }
+    let _ = Command::new("mount").args(["-t", "erofs", "-o", "ro", "/dev/null", "/mnt"]).output();
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    (!known.contains("erofs")).then_some("the kernel has no erofs")
+}
+
+/// A mount, until it is dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(image: &Path, point: PathBuf, options: &str) -> Result<Self, String> {
+        std::fs::create_dir_all(&point).unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "erofs", "-o", options])
+            .arg(image)
+            .arg(&point)
+            .output()
+            .unwrap();
+        if output.status.success() {
+            Ok(Self(point))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).output();
+    }
+}
+
+#[test]
+fn root_the_kernel_reads_every_byte() {
+    if let Some(reason) = cannot_mount() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut contents = sizes();
+    contents.push(contents[contents.len() - 1].clone());
+    let scratch = scratch();
+    for (compression, min_kernel) in ALL {
+        let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        for options in ["ro,loop", "ro"] {
+            let mount = match Mount::new(&image, scratch.path().join("mnt"), options) {
+                Ok(mount) => mount,
+                // Straight from a file since 6.12; not every kernel has every algorithm.
+                Err(error) => {
+                    println!("skipped: {compression} with -o {options}: {error}");
+                    continue;
+                }
+            };
+            for (at, content) in contents.iter().enumerate() {
+                let path = mount.0.join(format!("d/{at:03}"));
+                let file = std::fs::File::open(&path).unwrap();
+                // Out of order first, while nothing is in the cache.
+                for offset in [content.len() * 2 / 3, content.len() / 3, content.len().saturating_sub(3)] {
+                    let mut buffer = vec![0; 100.min(content.len() - offset)];
+                    file.read_exact_at(&mut buffer, offset as u64).unwrap();
+                    assert!(buffer == content[offset..offset + buffer.len()], "{compression}: file {at}");
+                }
+                assert!(std::fs::read(&path).unwrap() == *content, "{compression} -o {options}: file {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fsck_erofs_agrees() {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/fsck.erofs");
+    if !program.exists() {
+        println!("skipped: no fsck.erofs below target/tools (tests/setup.sh brings it)");
+        return;
+    }
+    let contents = sizes();
+    let scratch = scratch();
+    for (compression, min_kernel) in ALL {
+        let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        let target = scratch.path().join("tree");
+        let extract = format!("--extract={}", target.display());
+        let output = Command::new(&program).args([&extract, "--overwrite"]).arg(&image).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{compression}: {text}");
+        for (at, content) in contents.iter().enumerate() {
+            let found = std::fs::read(target.join(format!("d/{at:03}"))).unwrap();
+            assert!(found == *content, "{compression}: file {at}");
+        }
+    }
+}
