@@ -8,7 +8,7 @@ use std::path::Path;
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::detached::Sealed;
 use mkimg_format::header::Header;
-use mkimg_mkfs::{MIN_KERNEL, Silent, build};
+use mkimg_mkfs::{Compression, Silent, build};
 use mkimg_oci::SourceSpec;
 use mkimg_report::kinds::Kind;
 use mkimg_report::{Options, Report, html, survey};
@@ -40,7 +40,8 @@ fn image_of(source: &Path) -> Vec<u8> {
         platform: None,
         name: Some("sample".to_owned()),
         epoch: 0,
-        min_kernel: MIN_KERNEL,
+        compression: Compression::None,
+        min_kernel: Compression::None.min_kernel(),
         threads: NonZeroUsize::MIN,
     };
     build(&SourceSpec::Dir { path: source.to_owned() }, &path, &options, &Silent).unwrap();
