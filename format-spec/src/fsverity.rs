@@ -5,19 +5,26 @@
 
 use sha2::{Digest as _, Sha256 as Hasher};
 
-use crate::merkle::{Builder, Discard, hash_block};
+use crate::merkle::{Builder, Discard, hash_block, hash_blocks};
 use crate::{BLOCK_LEN, Sha256};
 
 /// fs-verity digest of a file of `size` bytes whose Merkle root is `root` (all zero for an empty file).
 #[must_use]
 pub fn digest(size: u64, root: &Sha256) -> Sha256 {
-    let mut descriptor = [0_u8; 256];
+    Hasher::digest(descriptor(size, root)).into()
+}
+
+/// Length in bytes of what a digest is the hash of.
+const DESCRIPTOR_LEN: usize = 256;
+
+fn descriptor(size: u64, root: &Sha256) -> [u8; DESCRIPTOR_LEN] {
+    let mut descriptor = [0_u8; DESCRIPTOR_LEN];
     descriptor[0] = 1; // version
     descriptor[1] = 1; // FS_VERITY_HASH_ALG_SHA256
     descriptor[2] = 12; // log2 of the block size
     descriptor[8..16].copy_from_slice(&size.to_le_bytes());
     descriptor[16..48].copy_from_slice(root);
-    Hasher::digest(descriptor).into()
+    descriptor
 }
 
 /// Hash of a block of zeros: the leaf of a hole.
@@ -48,6 +55,73 @@ impl Digester {
     #[must_use]
     pub fn finish(self, size: u64) -> Sha256 {
         digest(size, &self.tree.finish(&mut Discard))
+    }
+}
+
+/// Files that a [`Batch`] holds: as many as are hashed at once, some times over.
+const BATCH: usize = 64;
+
+/// Files whose last hashes are computed side by side: of small files they are half of the work.
+pub struct Batch<T> {
+    waiting: Vec<(T, u64, Top)>,
+    /// Blocks whose hash is a root.
+    blocks: Vec<u8>,
+}
+
+/// How the root of a tree comes to be.
+enum Top {
+    Root(Sha256),
+    /// It is the hash of a block; the blocks have the order of the files.
+    Block,
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::with_capacity(BATCH),
+            blocks: Vec::with_capacity(BATCH.saturating_mul(BLOCK_LEN)),
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    /// Adds a file of `size` bytes, all of whose leaves have arrived.
+    pub fn push(&mut self, file: T, digester: Digester, size: u64) {
+        let top = match digester.tree.only_block() {
+            Some(block) => {
+                self.blocks.extend_from_slice(block);
+                Top::Block
+            }
+            None => Top::Root(digester.tree.finish(&mut Discard)),
+        };
+        self.waiting.push((file, size, top));
+    }
+
+    /// Whether it is time to take the digests.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= BATCH
+    }
+
+    /// All files, in order, with their digests.
+    pub fn take(&mut self) -> impl Iterator<Item = (T, Sha256)> + use<T> {
+        let mut roots = vec![[0; 32]; self.blocks.len() / BLOCK_LEN];
+        hash_blocks(&self.blocks, &mut roots);
+        self.blocks.clear();
+        let mut roots = roots.into_iter();
+        let mut descriptors = Vec::with_capacity(self.waiting.len().saturating_mul(DESCRIPTOR_LEN));
+        let mut files = Vec::with_capacity(self.waiting.len());
+        for (file, size, top) in self.waiting.drain(..) {
+            let root = match top {
+                Top::Root(root) => root,
+                Top::Block => roots.next().unwrap_or_default(),
+            };
+            descriptors.extend_from_slice(&descriptor(size, &root));
+            files.push(file);
+        }
+        let mut digests = vec![[0; 32]; files.len()];
+        mkimg_hash::hash_blocks(&descriptors, DESCRIPTOR_LEN, &mut digests);
+        files.into_iter().zip(digests)
     }
 }
 
@@ -83,5 +157,25 @@ mod tests {
             }
             assert_eq!(hex(&digester.finish(length as u64)), expected, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn a_batch_gives_the_digests_of_its_files() {
+        let mut batch = Batch::default();
+        let mut expected = Vec::new();
+        for leaves in (0_u64..140).chain([255, 256, 257]) {
+            let digester = || {
+                let mut digester = Digester::new();
+                (0..leaves).for_each(|leaf| digester.push(&hash_block(&leaf.to_le_bytes())));
+                digester
+            };
+            batch.push(leaves, digester(), leaves * 4096);
+            expected.push((leaves, digester().finish(leaves * 4096)));
+            if batch.is_full() {
+                assert_eq!(batch.take().collect::<Vec<_>>(), std::mem::take(&mut expected));
+            }
+        }
+        assert_eq!(batch.take().collect::<Vec<_>>(), expected);
+        assert_eq!(batch.take().count(), 0);
     }
 }

@@ -124,6 +124,14 @@ impl Builder {
         }
     }
 
+    /// The block whose hash is the root, if so far there is only that one.
+    pub(crate) fn only_block(&self) -> Option<&[u8; BLOCK_LEN]> {
+        match self.levels.as_slice() {
+            [level] if level.finished == 0 && level.used > 1 => Some(&level.block),
+            _ => None,
+        }
+    }
+
     /// Hands out the unfinished blocks and returns the root hash.
     ///
     /// The root of one leaf is that leaf; the root of no leaves is all zero, as fs-verity has it.

@@ -12,7 +12,7 @@ use std::iter::Peekable;
 use std::num::NonZeroU32;
 
 use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Nid};
-use mkimg_format::fsverity::{Digester, zero_leaf};
+use mkimg_format::fsverity::{Batch, Digester, zero_leaf};
 use mkimg_format::merkle::{hash_block, hash_blocks};
 use mkimg_format::seal::{InodeRecord, NONE, Records, Seal, Section, Statement};
 use mkimg_format::verity::Level;
@@ -263,6 +263,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         let contents = self.seal.contents().len();
         let mut unused = None;
         let mut leaves = vec![0; BLOCK_LEN];
+        let mut batch = Batch::default();
         let mut checked: Vec<Option<NonZeroU32>> = Vec::new();
         for first in (0..contents).step_by(CONTENTS_HELD) {
             let length = contents.saturating_sub(first);
@@ -282,14 +283,18 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                         return Ok(None);
                     }
                     checked.get_or_insert(block);
-                    self.check_content(&inode, content, &mut leaves)
+                    self.check_content(&inode, content, &mut leaves, &mut batch)
                 });
                 match found {
                     Ok(None) => {}
                     Ok(Some(problem)) => faults.add(&inode, problem),
                     Err(error) => faults.add_error(&inode, error, findings),
                 }
+                if batch.is_full() {
+                    Self::compare(&mut batch, faults);
+                }
             }
+            Self::compare(&mut batch, faults);
             let position = checked.iter().position(Option::is_none);
             unused = unused.or_else(|| Some(first.saturating_add(u64::try_from(position?).ok()?)));
         }
@@ -314,8 +319,14 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         Pairs { inodes, records, ahead: None, last: None, ended: false }
     }
 
-    /// Size and fs-verity digest of a file against its content record; what is wrong, if anything.
-    fn check_content(&self, inode: &Inode, content: u32, window: &mut [u8]) -> Result<Option<String>, Error> {
+    /// Size of a file against its content record; what is wrong, if anything. Its fs-verity digest is left to the batch.
+    fn check_content(
+        &self,
+        inode: &Inode,
+        content: u32,
+        window: &mut [u8],
+        batch: &mut Batch<(Inode, u32, Sha256)>,
+    ) -> Result<Option<String>, Error> {
         let Some(record) = self.seal.contents().get(content.into())? else { return Ok(None) };
         if record.reserved.get() != 0 {
             return Ok(Some(format!("reserved field of content {content} is not 0")));
@@ -324,16 +335,24 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             return Ok(Some(format!("size is {}, content {content} has {}", inode.size, record.size.get())));
         }
         let Some(leaves) = self.leaves else { return Ok(None) };
-        let found = self.digest(inode, leaves, window)?;
-        let wrong = found != record.fsverity;
-        Ok(wrong.then(|| {
-            format!("fs-verity digest is {}, content {content} has {}", hex(&found), hex(&record.fsverity))
-        }))
+        let digester = self.digest(inode, leaves, window)?;
+        batch.push((inode.clone(), content, record.fsverity), digester, inode.size);
+        Ok(None)
     }
 
-    /// fs-verity digest of a file, from leaves of the tree, which are read into `window` by the block, or from what
+    /// Compares the digests of files that wait for it.
+    fn compare(batch: &mut Batch<(Inode, u32, Sha256)>, faults: &mut Faults) {
+        for ((inode, content, sealed), found) in batch.take() {
+            if found != sealed {
+                let (found, sealed) = (hex(&found), hex(&sealed));
+                faults.add(&inode, format!("fs-verity digest is {found}, content {content} has {sealed}"));
+            }
+        }
+    }
+
+    /// What the fs-verity digest of a file is made of, from leaves of the tree, which are read into `window` by the block, or from what
     /// compressed pieces give.
-    fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Sha256, Error> {
+    fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Digester, Error> {
         let mut digester = Digester::new();
         for extent in self.fs.extents(inode) {
             let Extent { logical, length, physical, compressed } = extent?;
@@ -393,7 +412,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                 }
             }
         }
-        Ok(digester.finish(inode.size))
+        Ok(digester)
     }
 }
 
