@@ -234,8 +234,9 @@ impl<'a, 'f> Packer<'a, 'f> {
         match of {
             PieceForm::Bytes => Form::Encoded(Box::from(&*self.lengths)),
             PieceForm::Blocks if self.compressed => {
-                // A piece has 32 blocks at most.
-                let blocks = |length: &u32| u16::try_from(*length / BLOCK_LEN as u32).unwrap_or(u16::MAX);
+                // A piece has some dozens of blocks at most.
+                let blocks =
+                    |length: &u32| u16::try_from(u64::from(*length) / BLOCK_SIZE).unwrap_or(u16::MAX);
                 Form::Indexed(self.lengths.iter().map(blocks).collect())
             }
             PieceForm::Plain | PieceForm::Blocks => Form::Plain,
@@ -299,7 +300,7 @@ fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
                 }
                 None => batch.packed.extend_from_slice(plain),
             }
-            // A piece has 128 KiB at most.
+            // No longer than a piece.
             batch.lengths.push(u32::try_from(batch.packed.len() - before).unwrap_or(u32::MAX));
         }
         // Nobody waits any more after an error.
