@@ -22,6 +22,8 @@ const THREADS: u8 = 0x20;
 const OLD: u8 = 0x10;
 /// Which compression; without one and `OLD`.
 const COMPRESSION: u8 = 0x03;
+/// With encoded extents, if there is one.
+const NEW: u8 = 0x04;
 
 /// Bytes of content, holes included, that are worth the time.
 const CONTENT_MAX: u64 = 8 << 20;
@@ -47,7 +49,11 @@ fuzz_target!(|input: &[u8]| {
         _ => Compression::Zstd(1),
     };
     let old = flags & OLD != 0 && compression == Compression::None;
-    let kernel = if old { (5, 4) } else { compression.min_kernel() };
+    let kernel = match flags & NEW {
+        _ if old => (5, 4),
+        0 => compression.min_kernel(),
+        _ => (6, 15),
+    };
     let (built, bytes) = match image_with(&layers, kernel, NonZeroUsize::MIN, compression) {
         Ok(built) => built,
         Err(error) => return assert_one_line(&error),

@@ -30,6 +30,7 @@ pub static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
         (layers(), (5, 15), Compression::Lz4),
         (layers(), (6, 12), Compression::Deflate(6)),
         (layers(), (6, 12), Compression::Zstd(3)),
+        (layers(), (6, 15), Compression::Zstd(3)),
     ]
     .into_iter()
     .map(|(layers, kernel, compression)| {

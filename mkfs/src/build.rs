@@ -10,7 +10,7 @@ use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statemen
 use mkimg_oci::{Image, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
-use crate::compression::Compression;
+use crate::compression::{Abilities, Compression};
 use crate::contents::Contents;
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
@@ -40,9 +40,6 @@ pub struct Options {
 
 /// First kernel with chunk-based files, which sparse files need to stay sparse.
 const CHUNKS_KERNEL: (u32, u32) = (5, 15);
-
-/// First kernel in which inodes may share compressed blocks. Before, reading two of them at the same time fails.
-const SHARING_KERNEL: (u32, u32) = (6, 1);
 
 /// A finished image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +154,7 @@ pub fn build(
         flat: &flat,
         contents: &contents,
         compression: options.compression,
-        share: options.min_kernel >= SHARING_KERNEL,
+        abilities: Abilities::of(options.min_kernel),
         documents: &documents,
         name: statement.name.as_deref(),
         output: &output,

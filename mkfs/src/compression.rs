@@ -64,6 +64,21 @@ impl Compression {
     }
 }
 
+/// What a kernel can do with compressed data, whichever the algorithm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Abilities {
+    /// Inodes may share compressed blocks. Before 6.1, reading two of them at the same time fails.
+    pub share: bool,
+    /// Pieces need not fill blocks, with encoded extents (6.15).
+    pub encoded: bool,
+}
+
+impl Abilities {
+    pub(crate) fn of(kernel: (u32, u32)) -> Self {
+        Self { share: kernel >= (6, 1), encoded: kernel >= (6, 15) }
+    }
+}
+
 /// Name, default level and the lowest and highest one.
 type Row = (&'static str, Option<(u8, u8, u8)>, fn(u8) -> Compression);
 

@@ -43,18 +43,40 @@ pub(crate) struct Chunks {
 /// Where a content is.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// First block; meaningless without blocks.
-    pub start: u32,
-    /// Blocks it takes in the image.
-    pub blocks: u32,
-    /// If it is compressed, the blocks of each piece.
-    pub pieces: Box<[u16]>,
+    /// First byte; meaningless if it is empty.
+    pub start: u64,
+    pub form: Form,
+}
+
+/// How a content is stored.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// As it is, in blocks of its own.
+    Plain,
+    /// In pieces that take so many blocks each.
+    Indexed(Box<[u16]>),
+    /// In pieces that take so many bytes each, with nothing between them and between contents.
+    Encoded(Box<[u32]>),
 }
 
 impl Stored {
     pub(crate) const fn is_compressed(&self) -> bool {
-        !self.pieces.is_empty()
+        !matches!(self.form, Form::Plain)
     }
+
+    /// Number of the first block.
+    pub(crate) fn block(&self) -> u32 {
+        // Places are checked to be such that 32 bits number their blocks.
+        u32::try_from(self.start / BLOCK_SIZE).unwrap_or(NULL_ADDR)
+    }
+}
+
+/// Where all contents are.
+pub(crate) struct Data {
+    /// In the order of [`Contents::list`].
+    pub stored: Vec<Stored>,
+    /// First block behind them.
+    pub end: u64,
 }
 
 /// Distinct contents in layout order.
@@ -108,15 +130,16 @@ impl Contents {
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) when block addresses do not reach so far.
-    pub(crate) fn plain(&self) -> Result<Vec<Stored>> {
-        let mut next = 1;
+    pub(crate) fn plain(&self) -> Result<Data> {
+        let mut end = 1;
         let place = |content: &Content| {
-            let start = block_address(next)?;
-            next += content.blocks();
-            let blocks = block_address(next)? - start;
-            Ok(Stored { start, blocks, pieces: Box::default() })
+            let start = end * BLOCK_SIZE;
+            end += content.blocks();
+            Stored { start, form: Form::Plain }
         };
-        self.list.iter().map(place).collect()
+        let stored = self.list.iter().map(place).collect();
+        block_address(end)?;
+        Ok(Data { stored, end })
     }
 }
 

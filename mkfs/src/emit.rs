@@ -11,8 +11,8 @@ use mkimg_format::verity::{Superblock as VeritySuperblock, as_uuid};
 use mkimg_format::{BLOCK_LEN, Sha256};
 use mkimg_oci::Layer;
 
-use crate::compression::Compression;
-use crate::contents::{Content, Contents, Stored};
+use crate::compression::{Abilities, Compression};
+use crate::contents::{Content, Contents, Data};
 use crate::copy::{self, CopyError, copy_content};
 use crate::entry::{Place, text_at};
 use crate::error::{Error, Result, origin};
@@ -34,8 +34,8 @@ pub(crate) struct Emitter<'a, 'c> {
     pub flat: &'a Flat,
     pub contents: &'c Contents,
     pub compression: Compression,
-    /// Whether inodes may share compressed blocks.
-    pub share: bool,
+    /// What the oldest kernel can do with compressed data.
+    pub abilities: Abilities,
     pub documents: &'a Documents<'a>,
     pub name: Option<&'a str>,
     pub output: &'a Output,
@@ -127,11 +127,11 @@ impl<'c> Emitter<'_, 'c> {
             image.write_all(&[0; BLOCK_LEN]).map_err(failed)?;
             let contents = &self.contents.list;
             let mut packer =
-                Packer::start(scope, &mut image, contents, self.compression, self.share, self.threads)
+                Packer::start(scope, &mut image, contents, self.compression, self.abilities, self.threads)
                     .map_err(thread)?;
             self.copy_contents(&mut packer)?;
-            let (stored, digests) = packer.finish().map_err(failed)?;
-            let plan = self.plan(stored)?;
+            let (data, digests) = packer.finish().map_err(failed)?;
+            let plan = self.plan(data)?;
             self.output.reserve(plan.header.image_size())?;
             expect_position(&image, plan.header.meta_block, "metadata")?;
             write_metadata(self.flat, &plan, &mut image).map_err(failed)?;
@@ -143,8 +143,8 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Plans what stands behind the contents.
-    fn plan(&self, stored: Vec<Stored>) -> Result<Plan<'c>> {
-        Plan::new(self.flat, self.documents, self.contents, stored, self.compression.algorithm())
+    fn plan(&self, data: Data) -> Result<Plan<'c>> {
+        Plan::new(self.flat, self.documents, self.contents, data, self.compression.algorithm())
     }
 
     /// Writes the seal, which ends the protected area.

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use mkimg_format::erofs::Algorithm;
-use mkimg_format::erofs::pieces::{PIECE_LEN, Piece, map_header};
+use mkimg_format::erofs::pieces::{PIECE_LEN, Piece, encode_extent, encoded_map_header, map_header};
 use mkimg_format::erofs::raw::{
     CHUNK_BITS_MASK, DIRENT_LEN, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
     LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawDirent,
@@ -15,7 +15,7 @@ use mkimg_format::erofs::raw::{
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 use zerocopy::IntoBytes as _;
 
-use crate::contents::{Chunks, Content, Stored};
+use crate::contents::{Chunks, Content, Form, Stored};
 use crate::flatten::Flat;
 use crate::plan::{Placed, Plan, dir_blocks, dir_len, dir_names, nlink};
 use crate::tree::{Dir, Node};
@@ -92,8 +92,17 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
         (Node::File(_), Some((content, stored))) => match &content.chunks {
             Some(chunks) => (LAYOUT_CHUNK_BASED, content.size, chunks.bits & u32::from(CHUNK_BITS_MASK)),
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
-            None if stored.is_compressed() => (LAYOUT_COMPRESSED_FULL, content.size, stored.blocks),
-            None => (LAYOUT_FLAT_PLAIN, content.size, stored.start),
+            None => match &stored.form {
+                Form::Plain => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
+                Form::Indexed(blocks) => {
+                    (LAYOUT_COMPRESSED_FULL, content.size, blocks.iter().copied().map(u32::from).sum())
+                }
+                Form::Encoded(lengths) => {
+                    let blocks = blocks_for(lengths.iter().copied().map(u64::from).sum());
+                    let blocks = u32::try_from(blocks).map_err(io::Error::other)?;
+                    (LAYOUT_COMPRESSED_FULL, content.size, blocks)
+                }
+            },
         },
         (Node::Char(major, minor) | Node::Block(major, minor), _) => {
             (LAYOUT_FLAT_PLAIN, 0, encode_rdev(*major, *minor))
@@ -146,8 +155,12 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
                 return write_chunks(chunks, stored, out);
             }
             let head = 32 + if placed.compact { 0 } else { 32 } + plan.xattrs.body_len(attributes.xattrs);
-            let algorithm = plan.features.algorithm.filter(|_| stored.is_compressed());
-            algorithm.map_or(Ok(()), |algorithm| write_pieces(content, stored, algorithm, head, out))
+            let Some(algorithm) = plan.features.algorithm.filter(|_| stored.is_compressed()) else {
+                return Ok(());
+            };
+            let padding = head.next_multiple_of(MAP_HEADER_LEN) - head;
+            out.write_all(&[0; 8][..usize::try_from(padding).map_err(io::Error::other)?])?;
+            write_pieces(content, stored, algorithm, out)
         }
         _ => Ok(()),
     }
@@ -156,33 +169,47 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
 /// Writes the map of a sparse file.
 fn write_chunks(chunks: &Chunks, stored: &Stored, out: &mut impl Write) -> io::Result<()> {
     chunks.map.iter().try_for_each(|block| {
-        let address = if *block == NULL_ADDR { NULL_ADDR } else { stored.start + block };
+        let address = if *block == NULL_ADDR { NULL_ADDR } else { stored.block() + block };
         out.write_all(&address.to_le_bytes())
     })
 }
 
-/// Writes the map of a compressed file behind the `head` bytes of inode and xattrs.
+/// Writes the map of a compressed file.
 fn write_pieces(
     content: &Content,
     stored: &Stored,
     algorithm: Algorithm,
-    head: u64,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let padding = usize::try_from(head.next_multiple_of(MAP_HEADER_LEN) - head).map_err(io::Error::other)?;
-    out.write_all(&[0; 8][..padding])?;
-    out.write_all(map_header(algorithm).as_bytes())?;
-    out.write_all(&[0; 8])?;
     let mut left = content.size;
-    let mut start = stored.start;
-    for blocks in stored.pieces.iter().copied().map(u32::from) {
+    let mut next_length = || {
         let length = left.min(PIECE_LEN);
-        let piece = Piece { start, blocks, length, plain: u64::from(blocks) == blocks_for(length) };
-        for index in piece.indexes() {
-            out.write_all(index.as_bytes())?;
-        }
-        start += blocks;
         left -= length;
+        length
+    };
+    match &stored.form {
+        Form::Plain => {}
+        Form::Indexed(pieces) => {
+            out.write_all(map_header(algorithm).as_bytes())?;
+            out.write_all(&[0; 8])?;
+            let mut start = stored.block();
+            for blocks in pieces.iter().copied().map(u32::from) {
+                let length = next_length();
+                let piece = Piece { start, blocks, length, plain: u64::from(blocks) == blocks_for(length) };
+                for index in piece.indexes() {
+                    out.write_all(index.as_bytes())?;
+                }
+                start += blocks;
+            }
+        }
+        Form::Encoded(lengths) => {
+            out.write_all(encoded_map_header().as_bytes())?;
+            out.write_all(&stored.start.to_le_bytes())?;
+            for stored in lengths {
+                let algorithm = (u64::from(*stored) < next_length()).then_some(algorithm);
+                out.write_all(&encode_extent(algorithm, *stored).to_le_bytes())?;
+            }
+        }
     }
     Ok(())
 }

@@ -11,12 +11,14 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use mkimg_format::erofs::pieces::{PIECE_BITS, compressed_blocks_max};
+use mkimg_format::erofs::pieces::{
+    ENCODED_PIECES_MAX, PIECE_BITS, PIECE_LEN, compressed_blocks_max, encoded_len_max,
+};
 use mkimg_format::merkle::hash_blocks;
-use mkimg_format::{BLOCK_LEN, Sha256};
+use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
-use crate::compression::{Compression, Encoder};
-use crate::contents::{Content, Stored};
+use crate::compression::{Abilities, Compression, Encoder};
+use crate::contents::{Content, Data, Form, Stored};
 use crate::fsverity::FsVerity;
 use crate::image_writer::ImageWriter;
 
@@ -30,21 +32,31 @@ const BATCH: usize = 4 * PIECE;
 struct Piece {
     /// Bytes of content; in the batch they are padded to whole blocks.
     length: usize,
-    /// Whether to try.
-    compress: bool,
+    form: PieceForm,
     /// Whether it is the last one of its content.
     last: bool,
 }
 
-/// Pieces that are compressed together. Lengths of both buffers are multiples of a block.
+/// What may become of a piece.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PieceForm {
+    /// It stays as it is, in whole blocks.
+    Plain,
+    /// It is compressed if that gains blocks.
+    Blocks,
+    /// It is compressed if that gains bytes, and takes no more than it needs.
+    Bytes,
+}
+
+/// Pieces that are compressed together.
 #[derive(Default)]
 struct Batch {
     plain: Vec<u8>,
     pieces: Vec<Piece>,
     /// What goes into the image.
     packed: Vec<u8>,
-    /// Blocks of each piece in it.
-    blocks: Vec<u16>,
+    /// Bytes of each piece in it.
+    lengths: Vec<u32>,
     leaves: Vec<Sha256>,
 }
 
@@ -57,8 +69,7 @@ struct Job {
 pub(crate) struct Packer<'a, 'f> {
     image: &'a mut ImageWriter<'f>,
     contents: &'a [Content],
-    /// Whether contents of several files may be compressed.
-    share: bool,
+    abilities: Abilities,
     jobs: SyncSender<Job>,
     pending: VecDeque<Receiver<Batch>>,
     pending_max: usize,
@@ -69,14 +80,12 @@ pub(crate) struct Packer<'a, 'f> {
     /// Content that is coming in.
     incoming: usize,
     stored: Vec<Stored>,
-    /// Blocks of the pieces of the content that is coming back.
-    pieces: Vec<u16>,
+    /// Bytes of the pieces of the content that is coming back.
+    lengths: Vec<u32>,
     /// Whether one of them is compressed.
     compressed: bool,
-    /// First block of that content.
-    start: u32,
-    /// Next block of the image.
-    block: u32,
+    /// First byte of that content.
+    start: u64,
     fsverity: FsVerity<'a>,
 }
 
@@ -87,7 +96,7 @@ impl<'a, 'f> Packer<'a, 'f> {
         image: &'a mut ImageWriter<'f>,
         contents: &'a [Content],
         compression: Compression,
-        share: bool,
+        abilities: Abilities,
         threads: NonZeroUsize,
     ) -> io::Result<Self> {
         let pending_max = threads.get() * 2;
@@ -102,7 +111,7 @@ impl<'a, 'f> Packer<'a, 'f> {
         let mut itself = Self {
             image,
             contents,
-            share,
+            abilities,
             jobs,
             pending: VecDeque::with_capacity(pending_max),
             pending_max,
@@ -111,10 +120,9 @@ impl<'a, 'f> Packer<'a, 'f> {
             open: 0,
             incoming: 0,
             stored: Vec::with_capacity(contents.len()),
-            pieces: Vec::new(),
+            lengths: Vec::new(),
             compressed: false,
-            start: 1,
-            block: 1,
+            start: 0,
             fsverity: FsVerity::new(contents),
         };
         itself.skip_empty();
@@ -130,13 +138,15 @@ impl<'a, 'f> Packer<'a, 'f> {
     }
 
     /// Waits for the last pieces; what became of each content, and their fs-verity digests.
-    pub(crate) fn finish(mut self) -> io::Result<(Vec<Stored>, Vec<Sha256>)> {
+    pub(crate) fn finish(mut self) -> io::Result<(Data, Vec<Sha256>)> {
         self.submit()?;
         while !self.pending.is_empty() {
             self.collect()?;
         }
         self.store_empty();
-        Ok((self.stored, self.fsverity.take_digests()))
+        self.image.pad()?;
+        let end = self.image.position() / BLOCK_SIZE;
+        Ok((Data { stored: self.stored, end }, self.fsverity.take_digests()))
     }
 
     /// Nothing is ever written of empty contents.
@@ -147,13 +157,24 @@ impl<'a, 'f> Packer<'a, 'f> {
     }
 
     fn close_piece(&mut self, last: bool) {
-        let content = self.contents.get(self.incoming);
-        let compress =
-            content.is_some_and(|content| content.chunks.is_none() && (self.share || !content.several));
+        let form = self.contents.get(self.incoming).map_or(PieceForm::Plain, |content| self.form_of(content));
         let length = self.batch.plain.len() - self.open;
-        self.batch.pieces.push(Piece { length, compress, last });
+        self.batch.pieces.push(Piece { length, form, last });
         self.open += length.next_multiple_of(BLOCK_LEN);
         self.batch.plain.resize(self.open, 0);
+    }
+
+    /// What may become of the pieces of a content.
+    fn form_of(&self, content: &Content) -> PieceForm {
+        if content.chunks.is_some() {
+            PieceForm::Plain
+        } else if self.abilities.encoded && content.size.div_ceil(PIECE_LEN) <= ENCODED_PIECES_MAX {
+            PieceForm::Bytes
+        } else if self.abilities.share || !content.several {
+            PieceForm::Blocks
+        } else {
+            PieceForm::Plain
+        }
     }
 
     /// Hands the batch to a worker.
@@ -178,36 +199,54 @@ impl<'a, 'f> Packer<'a, 'f> {
     fn collect(&mut self) -> io::Result<()> {
         let Some(done) = self.pending.pop_front() else { return Ok(()) };
         let mut batch = done.recv().map_err(|_| io::Error::other("a compressing thread has stopped"))?;
-        self.image.write_all(&batch.packed)?;
         batch.leaves.iter().for_each(|leaf| self.fsverity.push(leaf));
-        for (piece, blocks) in batch.pieces.iter().zip(&batch.blocks) {
-            if self.pieces.is_empty() {
+        let mut rest = &*batch.packed;
+        for (piece, length) in batch.pieces.iter().zip(&batch.lengths) {
+            let (packed, behind) = rest.split_at(*length as usize);
+            rest = behind;
+            if self.lengths.is_empty() {
                 self.store_empty();
+                if piece.form != PieceForm::Bytes {
+                    self.image.pad()?;
+                }
+                self.start = self.image.position();
             }
-            self.pieces.push(*blocks);
-            self.compressed |= usize::from(*blocks) < piece.length.div_ceil(BLOCK_LEN);
-            let next = self.block.checked_add((*blocks).into());
-            self.block = next.ok_or_else(|| io::Error::other("more blocks than 32 bits can count"))?;
+            self.image.write_all(packed)?;
+            self.lengths.push(*length);
+            self.compressed |= packed.len() < piece.length;
             if piece.last {
-                let pieces = if self.compressed { Box::from(&*self.pieces) } else { Box::default() };
-                self.stored.push(Stored { start: self.start, blocks: self.block - self.start, pieces });
-                self.start = self.block;
-                self.pieces.clear();
+                let form = self.form(piece.form);
+                self.stored.push(Stored { start: self.start, form });
+                self.lengths.clear();
                 self.compressed = false;
             }
         }
         batch.plain.clear();
         batch.pieces.clear();
         batch.packed.clear();
-        batch.blocks.clear();
+        batch.lengths.clear();
         self.spare.push(batch);
         Ok(())
+    }
+
+    /// What has become of the content whose pieces are back.
+    fn form(&self, of: PieceForm) -> Form {
+        match of {
+            PieceForm::Bytes => Form::Encoded(Box::from(&*self.lengths)),
+            PieceForm::Blocks if self.compressed => {
+                // A piece has some dozens of blocks at most.
+                let blocks =
+                    |length: &u32| u16::try_from(u64::from(*length) / BLOCK_SIZE).unwrap_or(u16::MAX);
+                Form::Indexed(self.lengths.iter().map(blocks).collect())
+            }
+            PieceForm::Plain | PieceForm::Blocks => Form::Plain,
+        }
     }
 
     /// Empty contents have no pieces that could come back.
     fn store_empty(&mut self) {
         while self.contents.get(self.stored.len()).is_some_and(|content| content.size == 0) {
-            self.stored.push(Stored { start: self.start, blocks: 0, pieces: Box::default() });
+            self.stored.push(Stored { start: self.image.position(), form: Form::Plain });
         }
     }
 }
@@ -248,27 +287,35 @@ fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
             let before = batch.packed.len();
             match pack(&mut encoder, piece, plain, &mut room) {
                 Some(stream) => {
-                    batch.packed.resize(before + stream.len().next_multiple_of(BLOCK_LEN) - stream.len(), 0);
+                    // In blocks, a stream stands at their end.
+                    if piece.form == PieceForm::Blocks {
+                        batch
+                            .packed
+                            .resize(before + stream.len().next_multiple_of(BLOCK_LEN) - stream.len(), 0);
+                    }
                     batch.packed.extend_from_slice(stream);
+                }
+                None if piece.form == PieceForm::Bytes => {
+                    batch.packed.extend_from_slice(&plain[..piece.length]);
                 }
                 None => batch.packed.extend_from_slice(plain),
             }
-            // A piece has 32 blocks.
-            let blocks = u16::try_from((batch.packed.len() - before) / BLOCK_LEN);
-            batch.blocks.push(blocks.unwrap_or(u16::MAX));
+            // No longer than a piece.
+            batch.lengths.push(u32::try_from(batch.packed.len() - before).unwrap_or(u32::MAX));
         }
         // Nobody waits any more after an error.
         let _ = reply.send(batch);
     }
 }
 
-/// Compresses a piece, if that gains blocks.
+/// Compresses a piece, if that gains enough.
 fn pack<'r>(encoder: &mut Encoder, piece: &Piece, plain: &[u8], room: &'r mut [u8]) -> Option<&'r [u8]> {
-    if !piece.compress {
-        return None;
-    }
-    let blocks = usize::try_from(compressed_blocks_max(piece.length as u64)).ok()?;
-    let room = room.get_mut(..blocks * BLOCK_LEN)?;
+    let most = match piece.form {
+        PieceForm::Plain => return None,
+        PieceForm::Blocks => compressed_blocks_max(piece.length as u64) * BLOCK_SIZE,
+        PieceForm::Bytes => encoded_len_max(piece.length as u64),
+    };
+    let room = room.get_mut(..usize::try_from(most).ok()?)?;
     let length = encoder.encode(plain.get(..piece.length)?, room)?;
     room.get(..length)
 }

@@ -9,14 +9,14 @@
 //! 4. shared xattrs;
 //! 5. seal.
 
-use mkimg_format::erofs::pieces::map_len;
+use mkimg_format::erofs::pieces::{PIECE_BITS, encoded_map_len, map_len};
 use mkimg_format::erofs::raw::{DIRENT_LEN, MAP_HEADER_LEN, NULL_ADDR, SLOT};
 use mkimg_format::erofs::{Algorithm, Features, Timestamp};
 use mkimg_format::header::Header;
 use mkimg_format::seal::{Section, Table};
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
-use crate::contents::{Content, Contents, Stored};
+use crate::contents::{Content, Contents, Data, Form, Stored};
 use crate::error::{Error, Result};
 use crate::flatten::Flat;
 use crate::tree::{Dir, InodeId, Node, ROOT};
@@ -68,7 +68,7 @@ pub(crate) struct Documents<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Places everything behind the contents, which stand where `stored` says; compressed ones are so by `algorithm`.
+    /// Places everything behind the contents, which stand where `data` says; compressed ones are so by `algorithm`.
     ///
     /// # Errors
     /// [`Error::Limit`] when the image would be larger than 32-bit block addresses reach.
@@ -76,17 +76,18 @@ impl<'a> Plan<'a> {
         flat: &Flat,
         documents: &Documents<'_>,
         contents: &'a Contents,
-        stored: Vec<Stored>,
+        data: Data,
         algorithm: Option<Algorithm>,
     ) -> Result<Self> {
+        let Data { stored, end: meta_block } = data;
         let order = breadth_first(flat);
         let packed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
         let features = Features {
             chunked: contents.list.iter().any(|content| content.chunks.is_some()),
             algorithm: algorithm.filter(|_| packed().next().is_some()),
             shared: packed().any(|(content, _)| content.several),
+            encoded: packed().any(|(_, stored)| matches!(stored.form, Form::Encoded(_))),
         };
-        let meta_block = stored.iter().fold(1, |sum, stored| sum + u64::from(stored.blocks));
 
         let mut uses = vec![0_u32; flat.xattrs.len()];
         for id in &order {
@@ -250,10 +251,14 @@ impl Placer {
             head + tail
         } else if let Some(chunks) = data.and_then(|data| data.chunks.as_ref()) {
             head + chunks.map.len() as u64 * 4
-        } else if stored.is_some_and(Stored::is_compressed) {
-            head.next_multiple_of(MAP_HEADER_LEN) + map_len(size)
         } else {
-            head
+            match stored.map(|stored| &stored.form) {
+                Some(Form::Indexed(_)) => head.next_multiple_of(MAP_HEADER_LEN) + map_len(size),
+                Some(Form::Encoded(_)) => {
+                    head.next_multiple_of(MAP_HEADER_LEN) + encoded_map_len(size, PIECE_BITS)
+                }
+                _ => head,
+            }
         };
 
         let offset = self.slot * SLOT;

@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layers::{Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
-use mkimg_format::erofs::{FileSystem, Inode, Layout};
+use mkimg_format::erofs::{FileSystem, Inode, Layout, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::lint::lint;
-use mkimg_mkfs::{Built, Compression, Error, Options, Silent};
+use mkimg_mkfs::{Built, Error, Options, Silent};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 /// Every algorithm, and every rule that the oldest kernel decides.
-const ALL: [(&str, (u32, u32)); 9] = [
+const ALL: [(&str, (u32, u32)); 13] = [
     ("lz4", (5, 15)),
     ("lz4", (6, 1)),
     ("lz4hc:3", (5, 15)),
@@ -30,6 +30,10 @@ const ALL: [(&str, (u32, u32)); 9] = [
     ("zstd:1", (6, 12)),
     ("zstd", (6, 10)),
     ("zstd:12", (6, 12)),
+    ("lz4", (6, 15)),
+    ("lz4hc:3", (6, 15)),
+    ("deflate", (6, 15)),
+    ("zstd", (6, 15)),
 ];
 
 const PIECE: usize = 1 << 17;
@@ -226,6 +230,8 @@ fn equal_files_share_compressed_blocks_where_the_kernel_can() {
         ("lz4", (6, 1), (6, 1)),
         ("deflate", (6, 12), (6, 6)),
         ("zstd", (6, 12), (6, 10)),
+        ("lz4", (6, 15), (6, 15)),
+        ("zstd", (6, 15), (6, 15)),
     ] {
         let (built, image) =
             build(scratch.path(), std::slice::from_ref(&layer), compression, min_kernel, 1).unwrap();
@@ -235,9 +241,12 @@ fn equal_files_share_compressed_blocks_where_the_kernel_can() {
         let start = |inode: &Inode| fs.extents(inode).next().unwrap().unwrap().physical;
         assert_eq!(start(&inode("one")), start(&inode("two")));
         let shares = min_kernel >= (6, 1);
-        assert_eq!(matches!(inode("one").layout, Layout::Compressed { .. }), shares, "{min_kernel:?}");
+        let compressed =
+            |path| matches!(inode(path).layout, Layout::Compressed { .. } | Layout::Encoded { .. });
+        assert_eq!(compressed("one"), shares, "{min_kernel:?}");
         // Several names of one inode are nothing of that kind.
-        assert!(matches!(inode("link").layout, Layout::Compressed { .. }));
+        assert!(compressed("link"));
+        assert_eq!(fs.superblock().features.encoded, min_kernel >= (6, 15));
         assert_eq!(fs.superblock().features.shared, shares);
         let file = std::fs::File::open(&image).unwrap();
         let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
@@ -269,29 +278,58 @@ fn kernels_that_cannot_read_it_are_refused() {
     assert_eq!(std::fs::read(image).unwrap()[1104..1112], [0; 8]);
 }
 
+/// The kernel adds up the lengths of encoded extents from the first one on, so long files have indexes.
+#[test]
+fn long_files_have_indexes_even_where_extents_are_possible() {
+    let mut long = vec![b'x'; 1024 * PIECE + 1];
+    long[1_000_000..1_200_000].copy_from_slice(&noise(1, 200_000));
+    let contents = [words(1, 5000), long.clone(), words(2, 70), long[1..].to_vec(), noise(3, 200)];
+    let scratch = scratch();
+    let (_, image) = build(scratch.path(), &[tree(&contents)], "lz4", (6, 15), 2).unwrap();
+    check_image(&image, &contents);
+    let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
+    let layout = |path: &str| fs.resolve(path.as_bytes(), false).unwrap().layout;
+    for (path, encoded) in
+        [("d/000", true), ("d/001", false), ("d/002", true), ("d/003", true), ("d/004", true)]
+    {
+        assert_eq!(matches!(layout(path), Layout::Encoded { .. }), encoded, "{path}");
+    }
+    assert!(matches!(layout("d/001"), Layout::Compressed { .. }));
+    if cannot_mount().is_some() {
+        return;
+    }
+    if let Ok(mount) = Mount::new(&image, scratch.path().join("mnt"), "ro,loop") {
+        for (at, content) in contents.iter().enumerate() {
+            assert!(std::fs::read(mount.0.join(format!("d/{at:03}"))).unwrap() == *content, "file {at}");
+        }
+    }
+}
+
 /// What `compressed_image` knows of a file.
 struct Map {
     inode: usize,
     map: usize,
     data: usize,
+    content: Vec<u8>,
 }
 
-fn compressed_image(compression: &str) -> (Vec<u8>, Vec<Map>) {
+fn compressed_image(compression: &str, min_kernel: (u32, u32)) -> (Vec<u8>, Vec<Map>) {
     let contents = [words(1, 5 * 4096 + 904), [noise(2, PIECE), words(3, PIECE + 9000)].concat()];
     let scratch = scratch();
-    let min_kernel = Compression::Zstd(3).min_kernel();
     let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 1).unwrap();
     let bytes = std::fs::read(image).unwrap();
     let fs = FileSystem::open(&bytes[..]).unwrap();
     let number = |value: u64| usize::try_from(value).unwrap();
-    let maps = ["d/000", "d/001"].map(|path| {
+    let maps = ["d/000", "d/001"].into_iter().zip(contents).map(|(path, content)| {
         let inode = fs.resolve(path.as_bytes(), false).unwrap();
-        let Layout::Compressed { map, .. } = inode.layout else { panic!("{path} is not compressed") };
+        let (Layout::Compressed { map, .. } | Layout::Encoded { map, .. }) = inode.layout else {
+            panic!("{path} is not compressed")
+        };
         let extents: Vec<_> = fs.extents(&inode).map(Result::unwrap).collect();
         let data = extents.iter().find(|extent| extent.compressed.is_some()).unwrap().physical.unwrap();
-        Map { inode: number(inode.offset), map: number(map), data: number(data) }
+        Map { inode: number(inode.offset), map: number(map), data: number(data), content }
     });
-    (bytes.clone(), maps.into())
+    (bytes.clone(), maps.collect())
 }
 
 fn findings(bytes: &[u8]) -> Vec<String> {
@@ -332,7 +370,7 @@ const BROKEN: [Broken; 16] = [
 fn every_broken_rule_is_found() {
     let mut missed = Vec::new();
     for compression in ["lz4", "deflate", "zstd"] {
-        let (good, maps) = compressed_image(compression);
+        let (good, maps) = compressed_image(compression, (6, 12));
         assert_eq!(findings(&good), [""; 0], "{compression}");
         for (rule, patch, word) in BROKEN {
             let mut bytes = good.clone();
@@ -346,13 +384,53 @@ fn every_broken_rule_is_found() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// Any other byte of an inode with its map breaks a rule, and no reader fails of it.
+/// The same for encoded extents: head, place of the first piece at 8, lengths from 16 on.
+const BROKEN_EXTENTS: [Broken; 13] = [
+    ("record size", |b, m| b[m[0].map + 4] = 3, "h_advise"),
+    ("algorithm in the head", |b, m| b[m[0].map + 6] = 1, "h_advise"),
+    ("length of pieces", |b, m| b[m[0].map + 7] = 6, "pieces of 2^18"),
+    ("fragment", |b, m| b[m[0].map] = 1, "h_advise"),
+    ("place", |b, m| b[m[0].map + 8] ^= 1, "overlap"),
+    ("far place", |b, m| b[m[0].map + 13] = 1, "reach beyond"),
+    ("hole", |b, m| b[m[0].map + 16..m[0].map + 19].fill(0), "encoded extent"),
+    ("partial", |b, m| b[m[0].map + 19] |= 8, "encoded extent"),
+    ("unknown algorithm", |b, m| b[m[0].map + 19] = 0x20, "encoded extent"),
+    ("other algorithm", |b, m| b[m[0].map + 19] ^= 0x70, "another algorithm"),
+    ("stored", |b, m| b[m[0].map + 19] = 0, "length of an encoded extent"),
+    ("length", |b, m| b[m[0].map + 16] &= 0xfe, "belong to no file"),
+    ("first byte", |b, m| b[m[0].data] = 0, "begins with zero"),
+];
+
+#[test]
+fn every_broken_rule_of_extents_is_found() {
+    let mut missed = Vec::new();
+    for compression in ["deflate", "zstd"] {
+        let (good, maps) = compressed_image(compression, (6, 15));
+        assert_eq!(findings(&good), [""; 0], "{compression}");
+        for (rule, patch, word) in BROKEN_EXTENTS {
+            let mut bytes = good.clone();
+            patch(&mut bytes, &maps);
+            let found = findings(&bytes);
+            if !found.iter().any(|finding| finding.contains(word)) {
+                missed.push(format!("{compression}: {rule}: {word:?} is not among {found:#?}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// Any other byte of a map breaks a rule, and no reader fails of it.
 #[test]
 fn maps_have_one_form_and_hostile_ones_end() {
-    for compression in ["lz4", "zstd"] {
-        let (good, maps) = compressed_image(compression);
+    for (compression, min_kernel) in [("lz4", (6, 12)), ("zstd", (6, 12)), ("zstd", (6, 15))] {
+        let (good, maps) = compressed_image(compression, min_kernel);
         for map in &maps {
-            let length = if map.inode == maps[0].inode { 16 + 6 * 8 } else { 16 + 67 * 8 };
+            let length = match (map.inode == maps[0].inode, min_kernel >= (6, 15)) {
+                (true, false) => 16 + 6 * 8,
+                (false, false) => 16 + 67 * 8,
+                (true, true) => 16 + 4,
+                (false, true) => 16 + 3 * 4,
+            };
             for at in map.map..map.map + length {
                 for value in [0, 1, 2, 3, 8, 0x80, 0xff] {
                     if good[at] == value {
@@ -360,18 +438,23 @@ fn maps_have_one_form_and_hostile_ones_end() {
                     }
                     let mut bytes = good.clone();
                     bytes[at] = value;
-                    assert!(!findings(&bytes).is_empty(), "{compression}: byte {} of a map", at - map.map);
+                    let clean = findings(&bytes).is_empty();
                     let fs = FileSystem::open(&bytes[..]).unwrap();
-                    let nid = mkimg_format::erofs::Nid(
-                        ((map.inode as u64) - u64::from(fs.superblock().meta_block) * 4096) / 32,
-                    );
-                    let Ok(inode) = fs.inode(nid) else { continue };
-                    let mut total = 0;
-                    let _ = fs.for_each_piece(&inode, |piece| {
+                    let nid = Nid((map.inode as u64 - u64::from(fs.superblock().meta_block) * 4096) / 32);
+                    let Ok(inode) = fs.inode(nid) else {
+                        assert!(!clean);
+                        continue;
+                    };
+                    let mut content = Vec::new();
+                    let read = fs.for_each_piece(&inode, |piece| {
                         assert!(piece.len() <= 1 << 20);
-                        total += piece.len() as u64;
+                        content.extend_from_slice(piece);
                         Ok::<_, mkimg_format::Error>(())
                     });
+                    // Where a piece ends that another follows at once, only the content tells.
+                    let told = !clean || (min_kernel >= (6, 15) && (read.is_err() || content != map.content));
+                    assert!(told, "{compression} {min_kernel:?}: byte {} of a map", at - map.map);
+                    let total = content.len() as u64;
                     assert!(total <= inode.size);
                     for offset in [0, inode.size / 2, inode.size.saturating_sub(1)] {
                         let _ = fs.read_file(&inode, offset, &mut [0; 100]);
@@ -387,7 +470,7 @@ fn maps_have_one_form_and_hostile_ones_end() {
 #[test]
 fn damaged_streams_are_refused() {
     for compression in ["lz4", "lz4hc", "deflate", "zstd"] {
-        let (good, maps) = compressed_image(compression);
+        let (good, maps) = compressed_image(compression, (6, 12));
         let fs = FileSystem::open(&good[..]).unwrap();
         let inode = fs.resolve(b"d/000", false).unwrap();
         let extent = fs.extents(&inode).next().unwrap().unwrap();
@@ -503,7 +586,8 @@ fn fsck_erofs_agrees() {
     }
     let contents = sizes();
     let scratch = scratch();
-    for (compression, min_kernel) in ALL {
+    // 1.8.6 does not know encoded extents.
+    for (compression, min_kernel) in ALL.into_iter().filter(|(_, kernel)| *kernel < (6, 15)) {
         let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
         let target = scratch.path().join("tree");
         let extract = format!("--extract={}", target.display());

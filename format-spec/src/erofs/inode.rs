@@ -4,9 +4,9 @@ use std::fmt;
 
 use zerocopy::FromBytes;
 
-use super::pieces::map_len;
+use super::pieces::{ENCODED_PIECES_MAX, encoded_map_len, map_len};
 use super::raw::{
-    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
+    CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, INDEX_LEN, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
     LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawExtendedInode,
     RawMapHeader, SLOT, XATTR_HEADER_LEN, decode_rdev,
 };
@@ -147,6 +147,13 @@ pub enum Layout {
         /// Byte offset of the head of the map.
         map: u64,
     },
+    /// A list of pieces that stand one behind the other, byte after byte.
+    Encoded {
+        /// log2 of the bytes of content in a piece.
+        piece_bits: u32,
+        /// Byte offset of the head of the map.
+        map: u64,
+    },
     /// Devices, fifos, sockets.
     None,
 }
@@ -222,8 +229,16 @@ impl Inode {
                 map.saturating_add(length)
             }
             Layout::Compressed { map, .. } => map.saturating_add(map_len(self.size)),
+            Layout::Encoded { piece_bits, map } => map.saturating_add(encoded_map_len(self.size, piece_bits)),
             Layout::Plain { .. } | Layout::None => self.body_end(),
         }
+    }
+
+    /// Whether content that is stored as it is stands in blocks of its own, so that their leaves in the dm-verity tree
+    /// are those of the file.
+    #[must_use]
+    pub const fn owns_blocks(&self) -> bool {
+        !matches!(self.layout, Layout::Encoded { .. })
     }
 
     /// The first free slot behind its unit.
@@ -349,7 +364,7 @@ impl Inode {
             }
             LAYOUT_COMPRESSED_FULL => {
                 let map = body_end.next_multiple_of(MAP_HEADER_LEN);
-                Layout::compressed(head(map)?, map)?
+                Layout::compressed(head(map)?, map, sb.block_bits)?
             }
             other => {
                 let feature = format!("data layout {other}");
@@ -439,7 +454,18 @@ impl Inode {
                 }
                 Ok(())
             }
-            Layout::Compressed { map, .. } => self.check_map(map, block, sb.length()),
+            Layout::Compressed { map, .. } => {
+                // An index for each block, and two entries before them.
+                let entries = self.size.div_ceil(block).saturating_add(2);
+                self.check_map(map, entries.saturating_mul(INDEX_LEN), sb.length())
+            }
+            Layout::Encoded { piece_bits, map } => {
+                let pieces = self.size.div_ceil(1_u64.checked_shl(piece_bits).unwrap_or(u64::MAX));
+                if pieces > ENCODED_PIECES_MAX {
+                    return field("number of encoded extents", pieces, "at most 1024");
+                }
+                self.check_map(map, encoded_map_len(self.size, piece_bits), sb.length())
+            }
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use zerocopy::FromBytes as _;
 
 use super::pieces::{Index, PIECE_MAX};
-use super::raw::{INDEX_LEN, MAP_HEADER_LEN, NULL_ADDR, RawIndex};
+use super::raw::{EXTENT_FORMAT_SHIFT, EXTENT_LENGTH_MASK, INDEX_LEN, MAP_HEADER_LEN, NULL_ADDR, RawIndex};
 use super::{Algorithm, FileSystem, Inode, Layout};
 use crate::{Error, Part, Problem, ReadAt, Result};
 
@@ -56,6 +56,8 @@ pub struct Extents<'a, R> {
     next: u64,
     /// No piece starts at or behind this byte of the file.
     stop: u64,
+    /// Of encoded extents: the next record, and where its piece is.
+    record: (u64, u64),
     /// A piece that starts the next extent.
     ahead: Option<Extent>,
     /// Part of the map: index of its first entry, entries.
@@ -82,11 +84,11 @@ impl<'a, R: ReadAt> Extents<'a, R> {
                 offset.saturating_sub(offset.checked_rem(chunk).unwrap_or(0))
             }
             // The piece there begins at or before it.
-            Layout::Compressed { .. } => offset,
+            Layout::Compressed { .. } | Layout::Encoded { .. } => offset,
             _ => 0,
         };
         let stop = offset.saturating_add(length).min(inode.size);
-        Self { fs, inode, next, stop, ahead: None, window: (0, Vec::new()), failed: false }
+        Self { fs, inode, next, stop, record: (0, 0), ahead: None, window: (0, Vec::new()), failed: false }
     }
 
     /// The smallest piece at `self.next`.
@@ -111,6 +113,7 @@ impl<'a, R: ReadAt> Extents<'a, R> {
                 }
             }
             Layout::Compressed { algorithm, map } => self.compressed_piece(algorithm, map)?,
+            Layout::Encoded { piece_bits, map } => self.encoded_piece(piece_bits, map)?,
             Layout::Chunked { chunk_bits, indexes, map } => {
                 let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
                 let length = left.min(chunk);
@@ -122,7 +125,7 @@ impl<'a, R: ReadAt> Extents<'a, R> {
             let (length, limit) = (extent.stored(), self.fs.superblock().length());
             if start.checked_add(length).is_none_or(|end| end > limit) {
                 let part = match self.inode.layout {
-                    Layout::Compressed { .. } => Part::PieceMap,
+                    Layout::Compressed { .. } | Layout::Encoded { .. } => Part::PieceMap,
                     _ => Part::ChunkMap,
                 };
                 let problem = Problem::OutOfBounds { start, length, limit };
@@ -219,6 +222,47 @@ impl<'a, R: ReadAt> Extents<'a, R> {
         let physical = Some(u64::from(start).saturating_mul(block));
         let compressed = compressed.then_some(Compressed { algorithm, length: stored });
         Ok(Extent { logical, length, physical, compressed })
+    }
+
+    /// The piece of a file with encoded extents that holds byte `self.next`.
+    fn encoded_piece(&mut self, piece_bits: u32, map: u64) -> Result<Extent> {
+        let part = Part::PieceMap;
+        let piece_len = 1_u64.checked_shl(piece_bits).unwrap_or(u64::MAX);
+        let table = map.saturating_add(MAP_HEADER_LEN.saturating_mul(2));
+        let total = self.inode.size.div_ceil(piece_len);
+        let wanted = self.next >> piece_bits.min(63);
+        let (mut index, mut start) = self.record;
+        if index == 0 {
+            let mut place = [0; 8];
+            self.fs.read(part, &mut place, map.saturating_add(MAP_HEADER_LEN))?;
+            start = u64::from_le_bytes(place);
+        }
+        loop {
+            let offset = table.saturating_add(index.saturating_mul(4));
+            let record = u32::from_le_bytes(self.entry(part, table, total, index)?);
+            let stored = u64::from(record & EXTENT_LENGTH_MASK);
+            let logical = index.saturating_mul(piece_len);
+            let length = piece_len.min(self.inode.size.saturating_sub(logical));
+            let format = record >> EXTENT_FORMAT_SHIFT;
+            let number = u8::try_from(format).ok().and_then(|format| format.checked_sub(1));
+            let algorithm = number.and_then(Algorithm::from_number);
+            let rest = record & !EXTENT_LENGTH_MASK & !(15 << EXTENT_FORMAT_SHIFT);
+            if rest != 0 || stored == 0 || (format != 0 && algorithm.is_none()) {
+                let feature = format!("encoded extent {record:#010x}");
+                return Err(Error::Unsupported { part, offset, feature });
+            }
+            if stored > PIECE_MAX || (algorithm.is_none() && stored != length) {
+                let rule = "at most 1 MiB, and that of its content where it is stored";
+                return Err(Error::field(part, offset, "length of an encoded extent", stored, rule));
+            }
+            let behind = start.saturating_add(stored);
+            if index == wanted {
+                self.record = (index.saturating_add(1), behind);
+                let compressed = algorithm.map(|algorithm| Compressed { algorithm, length: stored });
+                return Ok(Extent { logical, length, physical: Some(start), compressed });
+            }
+            (index, start) = (index.saturating_add(1), behind);
+        }
     }
 
     /// Block address of chunk `index`; `None` for a hole.

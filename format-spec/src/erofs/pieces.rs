@@ -10,12 +10,15 @@
 //! piece that is stored as it is        PLAIN(address) PLAIN(address+1) ...
 //! ```
 //!
+//! Since Linux 6.15 there is a form that needs neither blocks nor indexes: *encoded extents*. The pieces of a file stand
+//! byte behind byte, and its map is the place of the first and the length of each.
+//!
 //! Where the last piece is compressed and does not end with a block of content, the index of that block is a `PLAIN`
 //! one at the end of the content: the kernel takes the beginning of the next piece for the end of one.
 
 use super::raw::{
-    ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_NONHEAD,
-    INDEX_PLAIN, MAP_HEADER_LEN, RawIndex, RawMapHeader,
+    ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2, ADVISE_EXTENTS, EXTENT_FORMAT_SHIFT, EXTENT_LENGTH_MASK,
+    INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_NONHEAD, INDEX_PLAIN, MAP_HEADER_LEN, RawIndex, RawMapHeader,
 };
 use super::{Algorithm, Inode, Layout};
 use crate::{BLOCK_SIZE, Error, Part, Problem, Result, blocks_for};
@@ -29,7 +32,8 @@ pub const PIECE_BITS: u32 = 17;
 pub const PIECE_LEN: u64 = 1 << PIECE_BITS;
 
 /// Longest piece that is read, in bytes of content and in stored bytes. Other writers may have longer ones.
-pub(crate) const PIECE_MAX: u64 = 1 << 20;
+pub(crate) const PIECE_MAX: u64 = 1 << PIECE_BITS_MAX;
+const PIECE_BITS_MAX: u32 = 20;
 
 /// Most blocks that a compressed piece of `length` bytes may take; it is stored as it is if it needs more.
 ///
@@ -47,7 +51,52 @@ pub const fn map_len(size: u64) -> u64 {
     MAP_HEADER_LEN.saturating_mul(2).saturating_add(blocks_for(size).saturating_mul(INDEX_LEN))
 }
 
-/// Head of a map.
+/// Most pieces of a file with encoded extents.
+///
+/// The kernel adds up their lengths from the first one on, for every piece that it looks up. A file that has more has
+/// indexes.
+pub const ENCODED_PIECES_MAX: u64 = 1024;
+
+/// Most bytes that a compressed piece of `length` bytes may take where it need not fill blocks; it is stored as it is
+/// if it needs more.
+#[must_use]
+pub const fn encoded_len_max(length: u64) -> u64 {
+    length.saturating_sub(length / 32).saturating_sub(1)
+}
+
+/// Length of the part of a unit that is a map of encoded extents: its head, the place of the first piece, lengths.
+#[must_use]
+pub const fn encoded_map_len(size: u64, piece_bits: u32) -> u64 {
+    let pieces = match 1_u64.checked_shl(piece_bits) {
+        Some(length) => size.div_ceil(length),
+        None => 1,
+    };
+    MAP_HEADER_LEN.saturating_mul(2).saturating_add(pieces.saturating_mul(4))
+}
+
+/// Head of a map of encoded extents.
+#[must_use]
+pub fn encoded_map_header() -> RawMapHeader {
+    RawMapHeader {
+        h_fragmentoff: 0.into(),
+        h_advise: ADVISE_EXTENTS.into(),
+        h_algorithmtype: 0,
+        h_clusterbits: ENCODED_CLUSTER_BITS,
+    }
+}
+
+/// log2 of the blocks of a piece.
+const ENCODED_CLUSTER_BITS: u8 = 5;
+const _: () = assert!(12 + ENCODED_CLUSTER_BITS as u32 == PIECE_BITS);
+
+/// Record of a piece that takes `length` bytes; without an algorithm it is stored as it is.
+#[must_use]
+pub fn encode_extent(algorithm: Option<Algorithm>, length: u32) -> u32 {
+    let format = algorithm.map_or(0, |algorithm| u32::from(algorithm.number()).saturating_add(1));
+    (format << EXTENT_FORMAT_SHIFT) | (length & EXTENT_LENGTH_MASK)
+}
+
+/// Head of a map with indexes.
 #[must_use]
 pub fn map_header(algorithm: Algorithm) -> RawMapHeader {
     RawMapHeader {
@@ -147,11 +196,21 @@ impl Index {
 }
 
 impl Layout {
-    /// The layout of a compressed inode with its xattrs up to byte `body_end`, by the head of its map.
-    pub(super) fn compressed(header: RawMapHeader, at: u64) -> Result<Self> {
+    /// The layout of a compressed inode by the head of its map, which is at byte `at`.
+    pub(super) fn compressed(header: RawMapHeader, at: u64, block_bits: u8) -> Result<Self> {
         let part = Part::PieceMap;
         let unsupported = |feature: String| Err(Error::Unsupported { part, offset: at, feature });
         let advise = header.h_advise.get();
+        if advise == ADVISE_EXTENTS && header.h_fragmentoff.get() == 0 && header.h_algorithmtype == 0 {
+            let piece_bits = u32::from(header.h_clusterbits).saturating_add(block_bits.into());
+            if piece_bits > PIECE_BITS_MAX {
+                return unsupported(format!(
+                    "h_clusterbits {:#x} of a compressed inode",
+                    header.h_clusterbits
+                ));
+            }
+            return Ok(Self::Encoded { piece_bits, map: at });
+        }
         if advise & !(ADVISE_BIG_PCLUSTER_1 | ADVISE_BIG_PCLUSTER_2) != 0 || header.h_fragmentoff.get() != 0 {
             return unsupported(format!("h_advise {advise:#x} of a compressed inode"));
         }
@@ -168,9 +227,7 @@ impl Layout {
 
 impl Inode {
     /// Checks that the map of a compressed inode lies in the image.
-    pub(super) fn check_map(&self, map: u64, block_size: u64, limit: u64) -> Result<()> {
-        let indexes = self.size.div_ceil(block_size.max(1));
-        let length = indexes.saturating_add(2).saturating_mul(INDEX_LEN);
+    pub(super) fn check_map(&self, map: u64, length: u64, limit: u64) -> Result<()> {
         if map.checked_add(length).is_none_or(|end| end > limit) {
             let problem = Problem::OutOfBounds { start: map, length, limit };
             return Err(Error::corrupt(Part::PieceMap, self.offset, problem));

@@ -32,6 +32,9 @@ pub const INCOMPAT_DEDUPE: u32 = 0x20;
 pub const FORMAT_EXTENDED: u16 = 0x01;
 /// `EROFS_INODE_FLAT_PLAIN`.
 pub const LAYOUT_FLAT_PLAIN: u16 = 0;
+/// `EROFS_FEATURE_INCOMPAT_48BIT`, Linux 6.15: maps of compressed inodes may be encoded extents.
+pub const INCOMPAT_48BIT: u32 = 0x80;
+
 /// `EROFS_INODE_COMPRESSED_FULL`.
 pub const LAYOUT_COMPRESSED_FULL: u16 = 1;
 /// `EROFS_INODE_FLAT_INLINE`.
@@ -191,7 +194,7 @@ const _: () = assert!(size_of::<RawExtendedInode>() == 64);
 pub struct RawMapHeader {
     /// Offset of a fragment or length of an inline tail, which mkimg does not write: 0.
     pub h_fragmentoff: U32,
-    /// What follows: [`ADVISE_BIG_PCLUSTER_1`].
+    /// What follows: [`ADVISE_BIG_PCLUSTER_1`] or [`ADVISE_EXTENTS`].
     pub h_advise: U16,
     /// Bits 0 to 3: algorithm of `HEAD1`. Bits 4 to 7: that of `HEAD2`.
     pub h_algorithmtype: u8,
@@ -203,6 +206,8 @@ pub struct RawMapHeader {
 pub const MAP_HEADER_LEN: u64 = 8;
 const _: () = assert!(size_of::<RawMapHeader>() == 8);
 
+/// The map is one of encoded extents, here of 4-byte records.
+pub const ADVISE_EXTENTS: u16 = 0x01;
 /// Compressed pieces may have several blocks.
 pub const ADVISE_BIG_PCLUSTER_1: u16 = 0x02;
 /// So may stored ones, and those of `HEAD2`. mkimg does not use it.
@@ -226,6 +231,11 @@ pub struct RawIndex {
 /// Length of an index.
 pub const INDEX_LEN: u64 = 8;
 const _: () = assert!(size_of::<RawIndex>() == 8);
+
+/// Encoded extent: bits that are its length in bytes.
+pub const EXTENT_LENGTH_MASK: u32 = 0x1f_ffff;
+/// Encoded extent: shift of the number of its algorithm plus one; 0 is for what is stored as it is.
+pub const EXTENT_FORMAT_SHIFT: u32 = 28;
 
 /// Index: the piece is stored as it is.
 pub const INDEX_PLAIN: u16 = 0;

@@ -4,8 +4,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::pieces::PIECE_BITS;
 use super::raw::{
-    COMPAT_SB_CHKSUM, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, INCOMPAT_DEDUPE, INCOMPAT_ZERO_PADDING,
-    RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
+    COMPAT_SB_CHKSUM, INCOMPAT_48BIT, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, INCOMPAT_DEDUPE,
+    INCOMPAT_ZERO_PADDING, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
 };
 use super::{Algorithm, Nid, Timestamp};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
@@ -24,6 +24,10 @@ pub struct Features {
     ///
     /// Before, a kernel that read two of them at the same time gave an I/O error for one.
     pub shared: bool,
+    /// Whether compressed inodes may have encoded extents (Linux 6.15).
+    ///
+    /// Older kernels would take their maps for something else.
+    pub encoded: bool,
 }
 
 impl Features {
@@ -34,7 +38,11 @@ impl Features {
             Err(Error::Unsupported { part: Part::Superblock, offset, feature })
         };
         let incompat = raw.feature_incompat.get();
-        let known = INCOMPAT_CHUNKED_FILE | INCOMPAT_ZERO_PADDING | INCOMPAT_COMPR_CFGS | INCOMPAT_DEDUPE;
+        let known = INCOMPAT_CHUNKED_FILE
+            | INCOMPAT_ZERO_PADDING
+            | INCOMPAT_COMPR_CFGS
+            | INCOMPAT_DEDUPE
+            | INCOMPAT_48BIT;
         let unknown = incompat & !known;
         if unknown != 0 {
             return unsupported(0x50, format!("feature_incompat {unknown:#x}"));
@@ -51,6 +59,7 @@ impl Features {
             chunked: incompat & INCOMPAT_CHUNKED_FILE != 0,
             algorithm,
             shared: incompat & INCOMPAT_DEDUPE != 0,
+            encoded: incompat & INCOMPAT_48BIT != 0,
         })
     }
 
@@ -62,7 +71,8 @@ impl Features {
         let chunked = if self.chunked { (5, 15) } else { (5, 4) };
         let algorithm = self.algorithm.map_or((5, 4), Algorithm::min_kernel);
         let shared = if self.shared { (6, 1) } else { (5, 4) };
-        chunked.max(algorithm).max(shared)
+        let encoded = if self.encoded { (6, 15) } else { (5, 4) };
+        chunked.max(algorithm).max(shared).max(encoded)
     }
 
     /// `feature_incompat`.
@@ -70,6 +80,7 @@ impl Features {
         (if self.chunked { INCOMPAT_CHUNKED_FILE } else { 0 })
             | (if self.algorithm.is_some() { INCOMPAT_ZERO_PADDING | INCOMPAT_COMPR_CFGS } else { 0 })
             | (if self.shared { INCOMPAT_DEDUPE } else { 0 })
+            | (if self.encoded { INCOMPAT_48BIT } else { 0 })
     }
 
     /// `available_compr_algs`.

@@ -32,6 +32,11 @@ impl Owners {
 impl Lint<'_> {
     /// Checks that every block of the data area belongs to a file, and what is shared is shared whole.
     pub(super) fn check_data<R: ReadAt>(&mut self, fs: &FileSystem<&R>) -> Result<()> {
+        if fs.superblock().features.encoded {
+            self.check_packed(fs)?;
+            self.check_sharing(fs);
+            return Ok(());
+        }
         let end = self.space.start / BLOCK_SIZE;
         let mut unowned = None;
         let mut first = 1;
@@ -65,6 +70,11 @@ impl Lint<'_> {
         if let Some(start) = unowned {
             self.report_unowned(start, end);
         }
+        self.check_sharing(fs);
+        Ok(())
+    }
+
+    fn check_sharing<R: ReadAt>(&mut self, fs: &FileSystem<&R>) {
         let feature = fs.superblock().features.shared;
         if feature != self.shared {
             let problem = if feature {
@@ -74,7 +84,6 @@ impl Lint<'_> {
             };
             self.out.add(Part::Superblock, at(0x50), About::Nothing, problem);
         }
-        Ok(())
     }
 
     fn report_unowned(&mut self, start: u64, end: u64) {
@@ -148,7 +157,7 @@ impl Lint<'_> {
 }
 
 /// Whether a file has the same content in the same blocks as the one that `owner` is.
-fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<bool> {
+pub(super) fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<bool> {
     if owner == inode.nid {
         return Ok(false);
     }
@@ -171,6 +180,10 @@ fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<
         (Layout::Compressed { map, .. }, Layout::Compressed { map: other, .. }) => {
             let length = inode.unit_end().saturating_sub(map);
             Ok(inode.size == owner.size && same_bytes(fs, map, other, length)?)
+        }
+        (Layout::Encoded { map, piece_bits }, Layout::Encoded { map: other, piece_bits: bits }) => {
+            let length = inode.unit_end().saturating_sub(map);
+            Ok(inode.size == owner.size && piece_bits == bits && same_bytes(fs, map, other, length)?)
         }
         _ => Ok(false),
     }

@@ -4,6 +4,7 @@ use zerocopy::FromBytes;
 
 use super::Lint;
 use super::findings::About;
+use super::pieces::must_be_encoded;
 use crate::erofs::raw::{LAYOUT_FLAT_PLAIN, RawCompactInode};
 use crate::erofs::{FileSystem, FileType, Inode, Layout};
 use crate::{BLOCK_SIZE, Part, ReadAt, Result};
@@ -69,8 +70,12 @@ impl Lint<'_> {
         let problem = match inode.layout {
             Layout::Chunked { .. } => return self.check_chunks(fs, inode),
             Layout::Compressed { algorithm, map } => return self.check_pieces(fs, inode, algorithm, map),
+            Layout::Encoded { piece_bits, map } => return self.check_encoded(fs, inode, piece_bits, map),
             Layout::Plain { start: None } if inode.size > 0 => "hole in a file that is not chunk-based",
             Layout::Plain { start: Some(_) } if inode.size == 0 => "start block of an empty file",
+            Layout::Plain { .. } if inode.size > 0 && must_be_encoded(fs, inode) => {
+                "file is plain, must have encoded extents"
+            }
             Layout::Inline { .. } => "file is inline, must be plain, compressed or chunk-based",
             _ => return Ok(()),
         };

@@ -14,6 +14,7 @@
 //! | `links` | `nlink` of what is not a directory |
 //! | `inode` | form and data layout of every inode; `i_ino`; devices; holes |
 //! | `pieces` | maps of compressed files |
+//! | `packed` | as `data`, where contents stand byte after byte |
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
 //! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
 //! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
@@ -31,6 +32,7 @@
 //! | what | window | memory |
 //! |---|---|---|
 //! | first owner of a data block | 16 GiB of file data | 16 MiB |
+//! | place of a content, where they are packed | 1,048,576 of them | 24 MiB |
 //! | names of an inode that has several | 1,048,576 such inodes | 12 MiB |
 //! | which shared xattrs are used | 512 MiB of them | 16 MiB |
 //! | findings | 1000 of each part | 4 MiB of paths, which one walk looks up in the end |
@@ -48,13 +50,14 @@ mod data;
 mod findings;
 mod inode;
 mod links;
+mod packed;
 mod pieces;
 mod space;
 mod tree;
 mod xattr;
 
 use crate::erofs::FileSystem;
-use crate::erofs::raw::{INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, RawSuperblock};
+use crate::erofs::raw::{INCOMPAT_48BIT, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, RawSuperblock};
 use crate::header::Header;
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
 
@@ -145,6 +148,7 @@ impl Lint<'_> {
         for (name, bit, needed, by) in [
             ("CHUNKED_FILE", INCOMPAT_CHUNKED_FILE, self.census.chunked, "chunk-based file"),
             ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed file"),
+            ("48BIT", INCOMPAT_48BIT, self.census.encoded, "file with encoded extents"),
         ] {
             let problem = match (incompat & bit != 0, needed) {
                 (true, false) => format!("feature {name} is set without a {by}"),

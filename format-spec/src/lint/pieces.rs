@@ -4,7 +4,10 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::findings::About;
 use super::{Lint, first_nonzero};
-use crate::erofs::pieces::{PIECE_LEN, Piece, compressed_blocks_max, map_header};
+use crate::erofs::pieces::{
+    ENCODED_PIECES_MAX, PIECE_BITS, PIECE_LEN, Piece, compressed_blocks_max, encode_extent, encoded_len_max,
+    encoded_map_header, map_header,
+};
 use crate::erofs::raw::{MAP_HEADER_LEN, RawCompactInode, RawIndex, RawMapHeader};
 use crate::erofs::{Algorithm, Extent, FileSystem, Inode};
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result, blocks_for};
@@ -20,6 +23,9 @@ impl Lint<'_> {
     ) -> Result<()> {
         let about = About::Inode(inode.nid);
         self.census.compressed = true;
+        if must_be_encoded(fs, inode) {
+            self.out.add(Part::PieceMap, map, about, "file has indexes, must have encoded extents");
+        }
         if fs.superblock().features.algorithm.is_some_and(|other| other != algorithm) {
             let problem = format!("map is for {}, the superblock names another algorithm", algorithm.name());
             self.out.add(Part::PieceMap, map, about, problem);
@@ -80,11 +86,90 @@ impl Lint<'_> {
         if !compressed {
             self.out.add(part, map, about, "no piece of the file is compressed, must be plain");
         }
+        self.check_blocks(fs, inode, stored)
+    }
+}
+
+/// Whether a file that is not empty and has no holes must have encoded extents, as this is an image with such.
+pub(super) fn must_be_encoded<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
+    fs.superblock().features.encoded && inode.size.div_ceil(PIECE_LEN) <= ENCODED_PIECES_MAX
+}
+
+impl Lint<'_> {
+    /// Encoded extents: as with indexes, the map is written anew from what is found.
+    pub(super) fn check_encoded<R: ReadAt>(
+        &mut self,
+        fs: &FileSystem<&R>,
+        inode: &Inode,
+        piece_bits: u32,
+        map: u64,
+    ) -> Result<()> {
+        let about = About::Inode(inode.nid);
+        self.census.compressed = true;
+        self.census.encoded = true;
+        if piece_bits != PIECE_BITS || inode.size == 0 {
+            let problem = format!("encoded extents of {} bytes in pieces of 2^{piece_bits}", inode.size);
+            self.out.add(Part::PieceMap, map, about, problem);
+            return Ok(());
+        }
+        let checked = self.check_extents(fs, inode, map);
+        self.out.take(checked, about)?;
+        Ok(())
+    }
+
+    fn check_extents<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode, map: u64) -> Result<()> {
+        let about = About::Inode(inode.nid);
+        let part = Part::PieceMap;
+        if let Some(offset) = first_nonzero(fs, inode.body_end(), map)? {
+            self.out.add(Part::Slack, offset, about, "byte before the map is not zero");
+        }
+        let algorithm = fs.superblock().features.algorithm;
+        let mut own = encoded_map_header().as_bytes().to_vec();
+        let (mut start, mut stored) = (None, 0_u64);
+        for logical in (0..inode.size).step_by(1 << PIECE_BITS) {
+            let length = PIECE_LEN.min(inode.size.saturating_sub(logical));
+            let Some(extent) = fs.extents_within(inode, logical, length).next() else { break };
+            let extent = extent?;
+            if start.is_none() {
+                start = extent.physical;
+                own.extend_from_slice(&extent.physical.unwrap_or(0).to_le_bytes());
+            }
+            let bytes = extent.compressed.map_or(length, |compressed| compressed.length);
+            if let Some(compressed) = extent.compressed {
+                if algorithm != Some(compressed.algorithm) {
+                    self.out.add(part, map, about, "map is for another algorithm than the superblock");
+                }
+                if bytes > encoded_len_max(length) {
+                    let problem = format!("compressed piece at {logical} takes {bytes} bytes");
+                    self.out.add(part, map, about, problem);
+                }
+                if let Some(place) = extent.physical
+                    && first_nonzero(fs, place, place.saturating_add(1))?.is_none()
+                {
+                    let problem = format!("compressed piece at {logical} begins with zero");
+                    self.out.add(Part::Data, place, about, problem);
+                }
+            }
+            let algorithm = extent.compressed.map(|compressed| compressed.algorithm);
+            let record = encode_extent(algorithm, u32::try_from(bytes).unwrap_or(u32::MAX));
+            own.extend_from_slice(&record.to_le_bytes());
+            stored = stored.saturating_add(bytes);
+        }
+        let mut found = vec![0; own.len()];
+        fs.read(part, &mut found, map)?;
+        if found != own {
+            self.out.add(part, map, about, "map of encoded extents is not that of mkimg");
+        }
+        self.check_blocks(fs, inode, blocks_for(stored))
+    }
+
+    /// `i_u` of a compressed inode: the number of its stored blocks.
+    fn check_blocks<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode, stored: u64) -> Result<()> {
         let mut raw = RawCompactInode::default();
         fs.read(Part::Inode, raw.as_mut_bytes(), inode.offset)?;
         if u64::from(raw.i_u.get()) != stored {
             let problem = format!("i_u is {}, the pieces take {stored} blocks", raw.i_u.get());
-            self.out.add(Part::Inode, inode.offset, about, problem);
+            self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
         }
         Ok(())
     }

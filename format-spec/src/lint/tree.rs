@@ -24,6 +24,8 @@ pub(super) struct Census {
     pub(super) chunked: bool,
     /// Whether a compressed inode was met.
     pub(super) compressed: bool,
+    /// Whether an inode with encoded extents was met.
+    pub(super) encoded: bool,
 }
 
 /// No path is longer than the longest names of all levels together.

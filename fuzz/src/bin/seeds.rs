@@ -65,7 +65,7 @@ const TARGETS: [(&str, Make); 7] = [
 /// Changes to the samples that each reach another part of the format.
 fn changes() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    for sample in 0..6 {
+    for sample in 0..7 {
         all.push(vec![sample]);
         for area in 0..8 {
             for (operation, offset) in [(0x11, 40_u16), (0x22, 33), (0x43, 72), (0x47, 300)] {

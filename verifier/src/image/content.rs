@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
-use std::num::NonZeroU32;
+use std::num::NonZeroU64;
 
 use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Nid};
 use mkimg_format::fsverity::{Batch, Digester, zero_leaf};
@@ -21,8 +21,10 @@ use sha2::{Digest as _, Sha512};
 
 use super::report::{FINDINGS_MAX, Finding, Findings, Region};
 
-/// Contents that are checked in one go, 4 bytes each. The inodes of an image with more are gone through again.
-const CONTENTS_HELD: usize = 2 << 20;
+/// Contents that are checked in one go, 8 bytes each. The inodes of an image with more are gone through again.
+const CONTENTS_HELD: usize = 1 << 20;
+/// Bytes of content that are taken out of an image and hashed at once.
+const PART: u64 = 1 << 20;
 /// Bytes of the paths of inodes with findings.
 const FAULT_PATHS_MAX: usize = 4 << 20;
 /// Leaves that are put into fs-verity digests, beyond four for each block of the image: maps and holes can make
@@ -257,14 +259,14 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
 
     /// One file of each content against the record of that. `whole` says that all files are known.
     ///
-    /// Files in the same blocks have the same content, or the linter reports it: the first block says whether a file
-    /// has been checked.
+    /// Files in the same place have the same content, or the linter reports it: where it starts says whether a file has
+    /// been checked.
     fn contents(&self, whole: bool, faults: &mut Faults, findings: &mut Findings) {
         let contents = self.seal.contents().len();
         let mut unused = None;
         let mut leaves = vec![0; BLOCK_LEN];
         let mut batch = Batch::default();
-        let mut checked: Vec<Option<NonZeroU32>> = Vec::new();
+        let mut checked: Vec<Option<NonZeroU64>> = Vec::new();
         for first in (0..contents).step_by(CONTENTS_HELD) {
             let length = contents.saturating_sub(first);
             checked.clear();
@@ -278,11 +280,11 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                 if inode.file_type != FileType::File {
                     continue;
                 }
-                let found = self.first_block(&inode).and_then(|block| {
-                    if *checked == Some(block) {
+                let found = self.first_byte(&inode).and_then(|start| {
+                    if *checked == Some(start) {
                         return Ok(None);
                     }
-                    checked.get_or_insert(block);
+                    checked.get_or_insert(start);
                     self.check_content(&inode, content, &mut leaves, &mut batch)
                 });
                 match found {
@@ -303,15 +305,14 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
     }
 
-    /// Number of the first block of a file, plus one; 1 if it has none.
-    fn first_block(&self, inode: &Inode) -> Result<NonZeroU32, Error> {
+    /// Where the content of a file starts in the image, plus one; 1 if there is none.
+    fn first_byte(&self, inode: &Inode) -> Result<NonZeroU64, Error> {
         for extent in self.fs.extents(inode) {
             if let Some(start) = extent?.physical {
-                let block = u32::try_from(start / BLOCK_SIZE).unwrap_or(u32::MAX);
-                return Ok(NonZeroU32::MIN.saturating_add(block));
+                return Ok(NonZeroU64::MIN.saturating_add(start));
             }
         }
-        Ok(NonZeroU32::MIN)
+        Ok(NonZeroU64::MIN)
     }
 
     fn pairs(&self) -> Pairs<'a, R> {
@@ -367,17 +368,8 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             self.budget.set(budget);
             match physical {
                 // Leaves are those of the stored bytes, so the content has to be taken out and hashed.
-                Some(_) if compressed.is_some() => {
-                    // No longer than 1 MiB.
-                    let bytes = usize::try_from(blocks.saturating_mul(BLOCK_SIZE)).unwrap_or_default();
-                    let mut plain = vec![0; bytes];
-                    let (content, _) = plain
-                        .split_at_mut_checked(usize::try_from(length).unwrap_or(bytes))
-                        .unwrap_or_default();
-                    self.fs.read_file(inode, logical, content)?;
-                    let mut leaves = vec![[0; 32]; usize::try_from(blocks).unwrap_or_default()];
-                    hash_blocks(&plain, &mut leaves);
-                    leaves.iter().for_each(|leaf| digester.push(leaf));
+                Some(_) if compressed.is_some() || !inode.owns_blocks() => {
+                    self.hash_content(inode, logical, length, &mut digester)?;
                 }
                 None => {
                     let zero = zero_leaf();
@@ -413,6 +405,31 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             }
         }
         Ok(digester)
+    }
+}
+
+impl<R: ReadAt> Sealed<'_, R> {
+    /// Puts the leaves of a part of a file into its digest; the part starts with a block of content.
+    fn hash_content(
+        &self,
+        inode: &Inode,
+        logical: u64,
+        length: u64,
+        digester: &mut Digester,
+    ) -> Result<(), Error> {
+        let mut done = 0;
+        while done < length {
+            // As long as the longest piece, so that each is taken out once.
+            let part = usize::try_from(length.saturating_sub(done).min(PART)).unwrap_or_default();
+            let mut content = vec![0; part.next_multiple_of(BLOCK_LEN)];
+            let at = logical.saturating_add(done);
+            self.fs.read_file(inode, at, content.get_mut(..part).unwrap_or_default())?;
+            let mut leaves = vec![[0; 32]; content.len() / BLOCK_LEN];
+            hash_blocks(&content, &mut leaves);
+            leaves.iter().for_each(|leaf| digester.push(leaf));
+            done = done.saturating_add(PART);
+        }
+        Ok(())
     }
 }
 

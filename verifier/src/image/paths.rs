@@ -140,7 +140,9 @@ impl<R: ReadAt> Mapper<'_, R> {
 
     fn inode(&mut self, inode: &Inode, path: &mut Option<Vec<u8>>) {
         self.touch(inode.offset, inode.body_end(), path, false);
-        if let Layout::Chunked { map, .. } | Layout::Compressed { map, .. } = inode.layout {
+        if let Layout::Chunked { map, .. } | Layout::Compressed { map, .. } | Layout::Encoded { map, .. } =
+            inode.layout
+        {
             self.touch(map, inode.unit_end(), path, false);
         }
         self.shared_xattrs(inode, path);
@@ -159,6 +161,7 @@ impl<R: ReadAt> Mapper<'_, R> {
                 && inode.file_type == FileType::File
                 && start.is_multiple_of(BLOCK_SIZE)
                 && extent.compressed.is_none()
+                && inode.owns_blocks()
                 && self.dirty_behind(end)
             {
                 let tail = end.saturating_sub(end % BLOCK_SIZE);

@@ -44,8 +44,8 @@ impl Blocks {
         let length = BLOCK_SIZE.min(inode.size.saturating_sub(at));
         let extent = fs.extents_within(inode, at, length).next()?.ok()?;
         let skip = at.checked_sub(extent.logical)?;
-        // The leaves of compressed content say nothing of what it gives.
-        let start = extent.physical.filter(|_| extent.compressed.is_none());
+        // The leaves of compressed content say nothing of what it gives, nor do those of blocks with several files.
+        let start = extent.physical.filter(|_| extent.compressed.is_none() && inode.owns_blocks());
         let leaf = start.and_then(|start| self.leaf(fs.io(), start.saturating_add(skip)));
         // Behind the end of a file there are zeros, in the image and under its leaf.
         let mut bytes = Box::new([0; BLOCK_LEN]);
