@@ -877,9 +877,11 @@ fn an_unprivileged_run_is_incomplete() {
     chmod(&scratch.0, 0o755);
     write_tree(&list, &scratch.root());
     fs::write(scratch.0.join("image"), write_image(&list).bytes).unwrap();
-    // The test binary may stand where nobody but root can go.
+    // The test binary may stand where nobody but root can go. It is copied by another process: a child that another
+    // test forks in the same moment would inherit our descriptor, and what is open for writing cannot be executed.
     let binary = scratch.0.join("test");
-    fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    let copied = std::process::Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary).status();
+    assert!(copied.unwrap().success());
     let output = std::process::Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
         .arg(&binary)

@@ -94,7 +94,9 @@ pub(crate) fn run_in_child(wrapper: &[&str], test: &str, image: &[u8]) {
     let place = TempDir::new().unwrap();
     rustix::fs::chmod(place.path(), rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
     let binary: PathBuf = place.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+    // By another process: a child that another test forks in the same moment would inherit our descriptor, and a file
+    // that is open for writing cannot be executed.
+    run(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&binary));
     let output = Command::new(wrapper[0])
         .args(&wrapper[1..])
         .arg(&binary)
