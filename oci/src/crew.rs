@@ -365,3 +365,89 @@ impl Drop for Stream {
         drop(line);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::compression::Compression;
+    use crate::decode::Blob;
+    use crate::limits::Limits;
+    use crate::store::Extent;
+
+    fn stream(crew: &Crew, bytes: usize) -> Stream {
+        use std::io::Write as _;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; bytes]).unwrap();
+        let place = crew.enter();
+        let extent = Extent { file: Arc::new(file), offset: 0, len: bytes as u64 };
+        let blob = Blob::new(extent, Some(place.share()));
+        let decoder = Decoder::new(blob, Compression::None, &Limits::default()).unwrap();
+        place.start(decoder, Hasher::sha256(), None)
+    }
+
+    /// A decoder or a hasher that is lost with its thread ends the layer with an error, not with a wait for ever.
+    #[test]
+    fn a_thread_that_dies_is_missed() {
+        for loss in ["decoder", "hasher"] {
+            let crew = Crew::new(1);
+            let stream = stream(&crew, 2 << 20);
+            stream.next().unwrap();
+            let taken = stream.place.until(|line| {
+                Next::Answer(if loss == "decoder" {
+                    line.decoder.take().is_some()
+                } else {
+                    line.blob.hasher.take().is_some()
+                })
+            });
+            assert!(taken.unwrap(), "{loss}");
+            std::thread::scope(|scope| {
+                let reader = scope.spawn(|| {
+                    let read = loop {
+                        match stream.next() {
+                            Ok(chunk) if chunk.is_empty() => break Ok(()),
+                            Ok(_) => {}
+                            Err(fault) => break Err(fault),
+                        }
+                    };
+                    (read.is_err(), stream.drain().is_err(), stream.digests().is_err())
+                });
+                let death = scope.spawn(|| {
+                    let _in_hand = InHand { floor: &crew.floor, id: stream.place.id };
+                    std::panic::resume_unwind(Box::new(()));
+                });
+                assert!(death.join().is_err());
+                assert_eq!(reader.join().unwrap(), (true, true, true), "{loss}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_crew_that_is_dismissed_sends_late_helpers_home() {
+        let crew = Crew::new(1);
+        let stream = stream(&crew, 2 << 20);
+        crew.dismiss();
+        crew.help();
+        while !stream.next().unwrap().is_empty() {}
+        assert_eq!(stream.drain().unwrap(), 2 << 20);
+        assert_eq!(stream.digests().unwrap(), (Digest::of(&vec![7; 2 << 20]), None));
+        assert_eq!(stream.progress(), (2 << 20, 2 << 20));
+    }
+
+    /// However far the reader lags behind, the helpers stop.
+    #[test]
+    fn buffers_are_bounded() {
+        for ahead in 0..4 {
+            let crew = Crew::new(ahead);
+            let stream = stream(&crew, 8 << 20);
+            let mut lines = crew.floor.lock();
+            while let Some(job) = lines.lines.get_mut(&stream.place.id).unwrap().job() {
+                lines = crew.floor.work(lines, stream.place.id, job);
+            }
+            let line = &lines.lines[&stream.place.id];
+            assert_eq!((line.ready.len(), line.blob.queue.len()), (ahead + 1, 0), "{ahead}");
+        }
+    }
+}
