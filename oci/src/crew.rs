@@ -65,7 +65,7 @@ impl Crew {
     }
 }
 
-/// What is worked on, and by whom nothing is: what somebody has in hand is not here.
+/// What is to be done. What somebody has in hand is not here.
 struct Floor {
     lines: Mutex<Lines>,
     /// Something was put back, or taken away that stood in the way.
@@ -142,7 +142,7 @@ struct Line {
 
 /// Bytes on their way into a digest.
 struct Lane {
-    hasher: Option<Hasher>,
+    hasher: Option<Box<Hasher>>,
     queue: VecDeque<Chunk>,
 }
 
@@ -154,12 +154,12 @@ enum Side {
 
 enum Job {
     Decode(Box<Decoder>),
-    Hash(Side, Hasher, Chunk),
+    Hash(Side, Box<Hasher>, Chunk),
 }
 
 enum Done {
     Decoded(Box<Decoder>, Result<Chunk, Fault>),
-    Hashed(Side, Hasher),
+    Hashed(Side, Box<Hasher>),
 }
 
 impl Job {
@@ -179,7 +179,7 @@ impl Job {
 
 impl Lane {
     fn new(hasher: Hasher) -> Lane {
-        Lane { hasher: Some(hasher), queue: VecDeque::new() }
+        Lane { hasher: Some(Box::new(hasher)), queue: VecDeque::new() }
     }
 
     fn job(&mut self, side: Side) -> Option<Job> {
@@ -193,12 +193,8 @@ impl Line {
     /// The next thing to do: decoding, as all the rest depends on it, unless it is far enough ahead.
     fn job(&mut self) -> Option<Job> {
         let ahead = self.ready.len().max(self.tar.as_ref().map_or(0, |tar| tar.queue.len()));
-        if !self.ended && !self.lost && ahead <= self.ahead {
-            if let Some(decoder) = self.decoder.take() {
-                return Some(Job::Decode(decoder));
-            }
-        }
-        self.hash_job()
+        let decoder = self.decoder.take_if(|_| !self.ended && !self.lost && ahead <= self.ahead);
+        decoder.map(Job::Decode).or_else(|| self.hash_job())
     }
 
     fn hash_job(&mut self) -> Option<Job> {
@@ -349,7 +345,7 @@ impl Stream {
                 None => Next::Wait,
             }
         })?;
-        Ok((blob.finish(), tar.map(Hasher::finish)))
+        Ok((blob.finish(), tar.map(|tar| tar.finish())))
     }
 
     /// Bytes of the blob that were read, and of the tar that were produced, so far.
