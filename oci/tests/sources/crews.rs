@@ -105,7 +105,8 @@ fn the_first_check_that_fails_speaks() {
     let at = crc.len() - 8;
     crc[at] ^= 1;
     // The blob in the layout is replaced by the one behind it, if there is one.
-    let cases: [(&str, &[u8], Option<&[u8]>, &[u8], &str); 8] = [
+    type Case<'a> = (&'a str, &'a [u8], Option<&'a [u8]>, &'a [u8], &'a str);
+    let cases: [Case<'_>; 8] = [
         ("wrong diff_id", &gz, None, b"other", "DiffId"),
         ("cut gzip", cut, None, &data, "gzip data ends early"),
         ("cut gzip, wrong diff_id", cut, None, b"other", "gzip data ends early"),
