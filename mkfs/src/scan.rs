@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use mkimg_format::erofs::{Timestamp, XattrClass, escape};
-use mkimg_oci::{Layer, LayerReader, LayerSummary};
+use mkimg_oci::{Crew, Layer, LayerReader, LayerSummary};
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, XattrPair, XattrSet};
 use crate::error::{Error, Problem, Result, origin};
@@ -39,6 +39,11 @@ const XATTR_VALUE_MAX: usize = u16::MAX as usize;
 
 const BUFFER: usize = 256 << 10;
 
+/// Most buffers that the works of one layer may be apart, and the sum over all layers under way. A layer may hold three
+/// times as many of 256 KiB: 24 MiB in all.
+const AHEAD_EACH: usize = 4;
+const AHEAD_ALL: usize = 32;
+
 /// Scans all layers on up to `threads` threads and hands them over in order, lowest first.
 ///
 /// # Errors
@@ -51,21 +56,28 @@ pub(crate) fn scan_layers(
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let shared = Shared::default();
+    let crew = Crew::new(ahead(threads, layers.len()));
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
-        for _ in 0..threads.get().min(layers.len()) {
+        // However this ends, nobody is left behind.
+        let _dismissal = Dismissal(&crew);
+        // One reads a layer, one inflates it, two hash: more cannot be busy with it.
+        for _ in 0..threads.get().min(layers.len().saturating_mul(4)) {
             let send = send.clone();
-            let (next, shared) = (&next, &shared);
+            let (next, shared, crew) = (&next, &shared, &crew);
             let scanner = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(layer) = layers.get(index).filter(|_| !shared.stops()) else { return };
-                    let result = scan_layer(layer, shared, progress);
+                    let Some(layer) = layers.get(index).filter(|_| !shared.stops()) else { break };
+                    let result = scan_layer(layer, crew, shared, progress);
                     // The receiver is gone after an error: nothing more to do.
                     if send.send((index, result)).is_err() {
                         return;
                     }
                 }
+                // Who has no layer of its own helps with those of others, until the last result is there.
+                drop(send);
+                crew.help();
             };
             std::thread::Builder::new().spawn_scoped(scope, scanner).map_err(|source| {
                 shared.stop.store(true, Ordering::Relaxed);
@@ -91,6 +103,24 @@ pub(crate) fn scan_layers(
         drop(results);
         outcome
     })
+}
+
+/// Buffers that the works of a layer may be apart: none with a single thread, which stays in its cache, and fewer when
+/// many layers are under way.
+fn ahead(threads: NonZeroUsize, layers: usize) -> usize {
+    match threads.get() {
+        1 => 0,
+        threads => (AHEAD_ALL / threads.min(layers).max(1)).clamp(1, AHEAD_EACH),
+    }
+}
+
+/// Sends the helpers home when it goes.
+struct Dismissal<'a>(&'a Crew);
+
+impl Drop for Dismissal<'_> {
+    fn drop(&mut self) {
+        self.0.dismiss();
+    }
 }
 
 /// What the scans of all layers have in common.
@@ -126,8 +156,13 @@ impl Shared {
 }
 
 /// Scans one layer.
-fn scan_layer(layer: &Layer, shared: &Shared, progress: &dyn Progress) -> Result<(LayerSummary, Scan)> {
-    let watched = Watched { reader: layer.open()?, progress, seen: 0 };
+fn scan_layer(
+    layer: &Layer,
+    crew: &Crew,
+    shared: &Shared,
+    progress: &dyn Progress,
+) -> Result<(LayerSummary, Scan)> {
+    let watched = Watched { reader: layer.open_with(crew)?, progress, seen: 0 };
     let mut reader = tar::Reader::new(watched, tar::Limits::default());
     let scanned = scan_tar(layer.number, &mut reader, shared);
     if shared.stops() {

@@ -6,15 +6,17 @@
 
 use std::io;
 
-use flate2::{Crc, Decompress, FlushDecompress, Status};
+use crc32fast::Hasher as Crc;
+use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 
+use crate::chunk::{Chunk, Ring};
 use crate::compression::Compression;
-use crate::digest::Hasher;
+use crate::crew::Tap;
 use crate::limits::Limits;
 use crate::store::Extent;
 
-/// Bytes of each of the two buffers. Inflate copies a 32 KiB window whenever its output buffer is full, and short hash
+/// Bytes of each buffer. Inflate copies a 32 KiB window whenever its output buffer is full, and short hash
 /// updates cost: smaller buffers are measurably slower.
 pub(crate) const BUFFER: usize = 256 << 10;
 
@@ -40,32 +42,33 @@ pub(crate) struct Blob {
     extent: Extent,
     /// Bytes read from the file so far.
     pub(crate) read: u64,
-    buf: Box<[u8]>,
-    from: usize,
-    to: usize,
-    pub(crate) hasher: Option<Hasher>,
+    ring: Ring,
+    at_hand: Chunk,
+    /// Where all that is read goes to be hashed.
+    tap: Option<Tap>,
 }
 
 impl Blob {
-    pub(crate) fn new(extent: Extent, hasher: Option<Hasher>) -> Blob {
-        Blob { extent, read: 0, buf: vec![0; BUFFER].into_boxed_slice(), from: 0, to: 0, hasher }
+    pub(crate) fn new(extent: Extent, tap: Option<Tap>) -> Blob {
+        Blob { extent, read: 0, ring: Ring::new(BUFFER), at_hand: Chunk::default(), tap }
     }
 
     /// What is at hand; reads on when nothing is. Empty at the end.
     fn fill(&mut self) -> io::Result<&[u8]> {
-        if self.from == self.to {
-            let n = self.extent.read_at(&mut self.buf, self.read)?;
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&self.buf[..n]);
+        if self.at_hand.is_empty() {
+            self.at_hand = Chunk::default();
+            let (extent, read) = (&self.extent, self.read);
+            self.at_hand = self.ring.fill(|buffer| extent.read_at(buffer, read))?;
+            self.read = self.read.saturating_add(u64::try_from(self.at_hand.len()).unwrap_or(u64::MAX));
+            if let Some(tap) = self.tap.as_ref().filter(|_| !self.at_hand.is_empty()) {
+                tap.push(self.at_hand.clone())?;
             }
-            self.read = self.read.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
-            (self.from, self.to) = (0, n);
         }
-        Ok(&self.buf[self.from..self.to])
+        Ok(&self.at_hand)
     }
 
     fn consume(&mut self, n: usize) {
-        self.from = self.from.saturating_add(n).min(self.to);
+        self.at_hand.consume(n);
     }
 
     fn byte(&mut self) -> io::Result<Option<u8>> {
@@ -76,7 +79,7 @@ impl Blob {
 
     /// Offset of the next byte in the blob.
     fn position(&self) -> u64 {
-        self.read.saturating_sub(u64::try_from(self.to - self.from).unwrap_or(0))
+        self.read.saturating_sub(u64::try_from(self.at_hand.len()).unwrap_or(0))
     }
 
     /// Reads and hashes the rest; the number of bytes the blob turned out to have.
@@ -102,9 +105,8 @@ enum Codec {
 pub(crate) struct Decoder {
     pub(crate) blob: Blob,
     codec: Codec,
-    out: Box<[u8]>,
-    from: usize,
-    to: usize,
+    ring: Ring,
+    out: Chunk,
     /// Uncompressed bytes produced so far.
     pub(crate) produced: u64,
     limit: u64,
@@ -130,23 +132,30 @@ impl Decoder {
     }
 
     fn with(blob: Blob, codec: Codec, limits: &Limits) -> Decoder {
-        let size = if let Codec::Plain | Codec::Refused(_) = codec { 0 } else { BUFFER };
-        let out = vec![0; size].into_boxed_slice();
-        Decoder { blob, codec, out, from: 0, to: 0, produced: 0, limit: limits.layer_bytes }
+        let out = Chunk::default();
+        Decoder { blob, codec, ring: Ring::new(BUFFER), out, produced: 0, limit: limits.layer_bytes }
     }
 
-    /// Bytes that were produced and not consumed.
-    pub(crate) fn chunk(&self) -> &[u8] {
+    /// Bytes that were produced and not consumed. Without compression they are those of the blob.
+    pub(crate) fn chunk(&self) -> &Chunk {
         match self.codec {
-            Codec::Plain => &self.blob.buf[self.blob.from..self.blob.to],
-            _ => &self.out[self.from..self.to],
+            Codec::Plain => &self.blob.at_hand,
+            _ => &self.out,
+        }
+    }
+
+    /// Consumes the chunk and hands it over.
+    pub(crate) fn take(&mut self) -> Chunk {
+        match self.codec {
+            Codec::Plain => std::mem::take(&mut self.blob.at_hand),
+            _ => std::mem::take(&mut self.out),
         }
     }
 
     pub(crate) fn consume(&mut self, n: usize) {
         match self.codec {
             Codec::Plain => self.blob.consume(n),
-            _ => self.from = self.from.saturating_add(n).min(self.to),
+            _ => self.out.consume(n),
         }
     }
 
@@ -161,16 +170,16 @@ impl Decoder {
             }
             Codec::Refused(reason) => return Err(Fault::Malformed(reason.clone())),
             Codec::Gzip(gzip) => {
-                (self.from, self.to) = (0, 0);
-                match gzip.run(&mut self.blob, &mut self.out) {
-                    Ok(n) => self.to = n,
+                self.out = Chunk::default();
+                match self.ring.fill(|out| gzip.run(&mut self.blob, out)) {
+                    Ok(chunk) => self.out = chunk,
                     Err(fault) => return Err(self.stop(fault)),
                 }
             }
             Codec::Zstd { decoder, in_frame, any } => {
-                (self.from, self.to) = (0, 0);
-                match unzstd(&mut self.blob, decoder, in_frame, any, &mut self.out) {
-                    Ok(n) => self.to = n,
+                self.out = Chunk::default();
+                match self.ring.fill(|out| unzstd(&mut self.blob, decoder, in_frame, any, out)) {
+                    Ok(chunk) => self.out = chunk,
                     Err(fault) => return Err(self.stop(fault)),
                 }
             }
@@ -205,7 +214,7 @@ impl Decoder {
             }
             if let Codec::Plain = self.codec {
                 // The chunk is used up here; a hash would miss the bytes jumped over.
-                if self.blob.hasher.is_none() {
+                if self.blob.tap.is_none() {
                     let jump = left.min(self.blob.extent.len.saturating_sub(self.blob.read));
                     self.blob.read += jump;
                     self.produced = self.produced.saturating_add(jump);
@@ -303,8 +312,8 @@ impl Gzip {
             *byte = blob.byte()?.ok_or_else(|| Fault::Malformed("gzip data ends early".to_owned()))?;
         }
         let [a, b, c, d, size @ ..] = trailer;
-        if u32::from_le_bytes([a, b, c, d]) != self.crc.sum() || u32::from_le_bytes(size) != self.crc.amount()
-        {
+        let [e, f, g, h, ..] = self.inflate.total_out().to_le_bytes();
+        if u32::from_le_bytes([a, b, c, d]) != self.crc.clone().finalize() || size != [e, f, g, h] {
             return Err(Fault::Malformed(format!(
                 "gzip checksum or length wrong in the member that ends at offset {} of the blob",
                 blob.position()
@@ -354,7 +363,7 @@ fn gzip_header(blob: &mut Blob) -> Result<(), Fault> {
         }
     }
     if flags & 2 != 0 {
-        let [low, high, ..] = crc.sum().to_le_bytes();
+        let [low, high, ..] = crc.clone().finalize().to_le_bytes();
         let mut unused = Crc::new();
         if [next(&mut unused)?, next(&mut unused)?] != [low, high] {
             return Err(Fault::Malformed(format!("gzip header checksum wrong at offset {at} of the blob")));

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+use crate::chunk::Chunk;
 use crate::compression::{Compression, Looks};
+use crate::crew::{Crew, Stream};
 use crate::decode::{Blob, Decoder, Fault};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Mismatch, quote, same_digest};
@@ -67,8 +69,13 @@ impl Layer {
         label(self.number, self.digest.as_ref(), self.name.as_deref())
     }
 
-    /// First pass: the tar, with everything checked by [`LayerReader::finish`].
+    /// First pass: the tar, with everything checked by [`LayerReader::finish`]. All is done by the calling thread.
     pub fn open(&self) -> Result<LayerReader, Error> {
+        self.open_with(&Crew::new(0))
+    }
+
+    /// As [`open`](Layer::open), with the help of a crew. That changes nothing but the time it takes.
+    pub fn open_with(&self, crew: &Crew) -> Result<LayerReader, Error> {
         let label = self.label();
         let extent = self.locate()?;
         let looks = self.looks(&extent)?;
@@ -77,7 +84,8 @@ impl Layer {
         let compressed = self.compression != Compression::None;
         // The tar of a plain blob is the blob: one hash serves both.
         let tar_hasher = (compressed || !tar_hasher.same_algorithm(&blob_hasher)).then_some(tar_hasher);
-        let blob = Blob::new(extent, Some(blob_hasher));
+        let place = crew.enter();
+        let blob = Blob::new(extent, Some(place.share()));
         let decoder = match self.contradiction(looks) {
             Some(reason) => Decoder::refused(blob, reason, &self.limits),
             None => Decoder::new(blob, self.compression, &self.limits)
@@ -85,8 +93,8 @@ impl Layer {
         };
         Ok(LayerReader {
             label,
-            decoder,
-            tar_hasher,
+            stream: place.start(decoder, blob_hasher, tar_hasher),
+            chunk: Chunk::default(),
             fault: None,
             size: self.size,
             digest: self.digest,
@@ -182,8 +190,8 @@ pub struct LayerSummary {
 /// knows.
 pub struct LayerReader {
     label: String,
-    decoder: Decoder,
-    tar_hasher: Option<Hasher>,
+    stream: Stream,
+    chunk: Chunk,
     fault: Option<Error>,
     size: Option<u64>,
     digest: Option<Digest>,
@@ -194,22 +202,20 @@ pub struct LayerReader {
 impl LayerReader {
     /// Bytes of the blob that were read so far.
     pub fn blob_read(&self) -> u64 {
-        self.decoder.blob.read
+        self.stream.progress().0
     }
 
     /// Uncompressed bytes that were handed out or are buffered, so far.
     pub fn produced(&self) -> u64 {
-        self.decoder.produced
+        self.stream.progress().1
     }
 
     fn refill(&mut self) -> Result<(), &Error> {
-        if self.fault.is_none() && self.decoder.chunk().is_empty() {
-            match self.decoder.refill() {
-                Ok(()) => {
-                    if let Some(hasher) = &mut self.tar_hasher {
-                        hasher.update(self.decoder.chunk());
-                    }
-                }
+        if self.fault.is_none() && self.chunk.is_empty() {
+            // The buffer is free for the next chunk.
+            self.chunk = Chunk::default();
+            match self.stream.next() {
+                Ok(chunk) => self.chunk = chunk,
                 Err(fault) => self.fault = Some(fault_error(&self.label, fault, self.limit)),
             }
         }
@@ -222,36 +228,37 @@ impl LayerReader {
     /// Reads what is left of the tar and of the blob, then checks the size of the blob, its digest, the decompression and the
     /// digest of the tar; the first that fails is the error.
     pub fn finish(mut self) -> Result<LayerSummary, Error> {
-        while self.refill().is_ok() && !self.decoder.chunk().is_empty() {
-            self.decoder.consume(usize::MAX);
+        self.chunk = Chunk::default();
+        while self.refill().is_ok() && !self.chunk.is_empty() {
+            self.chunk = Chunk::default();
         }
+        let tar_size = self.produced();
         let object = self.label;
-        let blob_size = self.decoder.blob.drain().map_err(|source| io_error(&object, source))?;
+        let blob_size = self.stream.drain().map_err(|source| io_error(&object, source))?;
         if let Some(declared) = self.size.filter(|declared| *declared != blob_size) {
             return Err(Error::Size { object, declared, found: blob_size });
         }
-        // The hasher is only taken here.
-        let blob_digest = self.decoder.blob.hasher.take().unwrap_or_else(Hasher::sha256).finish();
+        let (blob_digest, tar_digest) = self.stream.digests().map_err(|source| io_error(&object, source))?;
         same_digest(&object, self.digest.unwrap_or(blob_digest), blob_digest)?;
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let diff_id = self.tar_hasher.map_or(blob_digest, Hasher::finish);
+        let diff_id = tar_digest.unwrap_or(blob_digest);
         if let Some(expected) = self.diff_id.filter(|expected| *expected != diff_id) {
             return Err(Error::DiffId { object, digests: Box::new(Mismatch { expected, found: diff_id }) });
         }
-        Ok(LayerSummary { blob_digest, diff_id, blob_size, tar_size: self.decoder.produced })
+        Ok(LayerSummary { blob_digest, diff_id, blob_size, tar_size })
     }
 }
 
 impl BufRead for LayerReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.refill().map_err(as_io)?;
-        Ok(self.decoder.chunk())
+        Ok(&self.chunk)
     }
 
     fn consume(&mut self, n: usize) {
-        self.decoder.consume(n);
+        self.chunk.consume(n);
     }
 }
 

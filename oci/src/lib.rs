@@ -21,7 +21,9 @@
 
 mod archive;
 mod choice;
+mod chunk;
 mod compression;
+mod crew;
 mod decode;
 mod digest;
 mod docker;
@@ -35,6 +37,7 @@ mod source;
 mod store;
 
 pub use compression::Compression;
+pub use crew::Crew;
 pub use digest::Digest;
 pub use error::{Error, Mismatch};
 pub use image::{Document, Image, open, open_with};
