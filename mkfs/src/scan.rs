@@ -39,10 +39,10 @@ const XATTR_VALUE_MAX: usize = u16::MAX as usize;
 
 const BUFFER: usize = 256 << 10;
 
-/// Most buffers that the works of one layer may be apart, and the sum over all layers under way. A layer may hold three
-/// times as many of 256 KiB: 24 MiB in all.
+/// Most buffers of 256 KiB that the works of one layer may be apart, and the sum over all layers under way. A layer holds
+/// at most `3 * ahead + 8` of them: 10 MiB with two threads, 28 MiB with eight.
 const AHEAD_EACH: usize = 4;
-const AHEAD_ALL: usize = 32;
+const AHEAD_ALL: usize = 16;
 
 /// Scans all layers on up to `threads` threads and hands them over in order, lowest first.
 ///
@@ -110,7 +110,7 @@ pub(crate) fn scan_layers(
 fn ahead(threads: NonZeroUsize, layers: usize) -> usize {
     match threads.get() {
         1 => 0,
-        threads => (AHEAD_ALL / threads.min(layers).max(1)).clamp(1, AHEAD_EACH),
+        threads => (AHEAD_ALL / threads.min(layers).max(1)).min(AHEAD_EACH),
     }
 }
 

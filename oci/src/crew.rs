@@ -32,7 +32,7 @@ pub struct Crew {
 
 impl Crew {
     /// A crew that lets each work of a layer get `ahead` chunks of 256 KiB further than the next one, which takes up to
-    /// `3 * ahead + 6` buffers a layer. With 0 nothing is done ahead, and helpers find little to do.
+    /// `3 * ahead + 8` buffers a layer. With 0 nothing is done ahead, and helpers find little to do.
     pub fn new(ahead: usize) -> Crew {
         let lines = Lines { next: 0, ahead, closed: false, lines: BTreeMap::new() };
         Crew { floor: Arc::new(Floor { lines: Mutex::new(lines), changed: Condvar::new() }) }
