@@ -104,3 +104,10 @@ pub fn pattern(n: usize, seed: u64) -> Vec<u8> {
     let mut random = crate::Seeded::new(seed);
     std::iter::repeat_with(|| random.next_u64().to_le_bytes()).flatten().take(n).collect()
 }
+
+/// Version of the running kernel, as (major, minor).
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

@@ -85,6 +85,12 @@ macro_rules! subjects {
             }
 
             #[test]
+            fn root_every_compression_shows_the_same_tree() {
+                require!(Need::Root, Need::FileSystem("erofs"), Need::Loop);
+                if let Some(subject) = subject() { super::compressions(subject); }
+            }
+
+            #[test]
             fn verify_passes_and_names_the_damaged_file() {
                 if let Some(subject) = subject() { super::damage(subject); }
             }
@@ -209,6 +215,50 @@ fn views(subject: &Subject) {
         unpacked.entries.get_mut(b"/etc/far".as_slice()).unwrap().mtime = far.mtime;
     }
     unpacked.assert_same(&extracted, "umoci unpack (left) and mkimg extract (right)");
+}
+
+/// Every compression against the uncompressed image: the kernel, `mkimg extract`, `verify`, and what a flipped bit
+/// of compressed data is said to be.
+fn compressions(subject: &Subject) {
+    let _one_at_a_time = Exclusive::take();
+    let dir = scratch();
+    let (image, extracted, kernel) =
+        (dir.path().join("image"), dir.path().join("extracted"), dir.path().join("kernel"));
+    let _ = mkimg(args!["extract", subject.image, extracted]).ok();
+    let wanted = Listing::of(&extracted);
+    for options in [
+        &["--compress", "lz4"][..],
+        &["--compress", "lz4", "--min-kernel", "6.1"],
+        &["--compress", "lz4hc:3"],
+        &["--compress", "deflate:1"],
+        &["--compress", "zstd"],
+        &["--compress", "zstd", "--min-kernel", "6.15"],
+        &["--compress", "lz4", "--min-kernel", "6.15"],
+    ] {
+        let name = format!("{}: {}", subject.name, options.join(" "));
+        let _ = mkimg(args!["build", subject.source, "-o", image]).args(options).ok();
+        let _ = mkimg(args!["verify", image]).ok();
+        std::fs::remove_dir_all(&extracted).unwrap();
+        let _ = mkimg(args!["extract", image, extracted]).ok();
+        Listing::of(&extracted).assert_same(&wanted, &format!("{name}: compressed (left) and not (right)"));
+        if options.contains(&"6.15") && images::kernel() < (6, 15) {
+            skipped(&format!("{name}: the kernel is older than 6.15"));
+        } else {
+            let mounted = Mounted::erofs(&image, &kernel);
+            Listing::of(mounted.path()).assert_same(&wanted, &format!("{name}: kernel (left)"));
+            drop(mounted);
+            std::fs::remove_dir(&kernel).unwrap();
+        }
+        let mut bytes = std::fs::read(&image).unwrap();
+        let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
+        let data = inspection["areas"][1]["length"].as_u64().unwrap();
+        bytes[4096 + usize::try_from(data / 2).unwrap()] ^= 0x10;
+        std::fs::write(&image, &bytes).unwrap();
+        let report = mkimg(args!["verify", "--json", image]).output().code(1).json_lines();
+        let found = audit::findings(&report);
+        let named = found.iter().any(|finding| finding.region == "data" && !finding.paths.is_empty());
+        assert!(named, "{name}: damaged data without a path: {found:?}");
+    }
 }
 
 /// A clean image verifies; one flipped bit in a file's data is reported with the file's path.

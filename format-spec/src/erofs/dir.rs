@@ -227,7 +227,7 @@ impl<R: ReadAt> FileSystem<R> {
             }
         }
         let Some(at) = at else {
-            let rule = "in blocks of the image, without holes and not compressed";
+            let rule = "in blocks of the image, without holes or compression";
             return Err(Error::field(Part::Directory, inode.offset, "directory block", offset, rule));
         };
         self.read(Part::Directory, block, at)?;
