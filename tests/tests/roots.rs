@@ -238,6 +238,11 @@ fn compressions(subject: &Subject) {
         let name = format!("{}: {}", subject.name, options.join(" "));
         let _ = mkimg(args!["build", subject.source, "-o", image]).args(options).ok();
         let _ = mkimg(args!["verify", image]).ok();
+        // A detached seal has no data to take content out of.
+        let seal = dir.path().join("seal");
+        let _ = mkimg(args!["seal", image, "-o", seal]).ok();
+        let _ = mkimg(args!["verify", seal]).ok();
+        std::fs::remove_file(&seal).unwrap();
         std::fs::remove_dir_all(&extracted).unwrap();
         let _ = mkimg(args!["extract", image, extracted]).ok();
         Listing::of(&extracted).assert_same(&wanted, &format!("{name}: compressed (left) and not (right)"));

@@ -78,10 +78,6 @@ impl Lint<'_> {
                 let problem = format!("indexes of the piece at {logical} are not those of mkimg");
                 self.out.add(part, offset, about, problem);
             }
-            if !piece.plain && padding(fs, u64::from(piece.start).saturating_mul(BLOCK_SIZE))? {
-                let problem = format!("compressed piece at {logical} begins with a block of zeros");
-                self.out.add(Part::Data, u64::from(piece.start).saturating_mul(BLOCK_SIZE), about, problem);
-            }
         }
         if !compressed {
             self.out.add(part, map, about, "no piece of the file is compressed, must be plain");
@@ -143,12 +139,6 @@ impl Lint<'_> {
                     let problem = format!("compressed piece at {logical} takes {bytes} bytes");
                     self.out.add(part, map, about, problem);
                 }
-                if let Some(place) = extent.physical
-                    && first_nonzero(fs, place, place.saturating_add(1))?.is_none()
-                {
-                    let problem = format!("compressed piece at {logical} begins with zero");
-                    self.out.add(Part::Data, place, about, problem);
-                }
             }
             let algorithm = extent.compressed.map(|compressed| compressed.algorithm);
             let record = encode_extent(algorithm, u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -173,11 +163,6 @@ impl Lint<'_> {
         }
         Ok(())
     }
-}
-
-/// Whether the block at byte `start` is all zeros.
-fn padding<R: ReadAt>(fs: &FileSystem<&R>, start: u64) -> Result<bool> {
-    Ok(first_nonzero(fs, start, start.saturating_add(BLOCK_SIZE))?.is_none())
 }
 
 /// The pieces of a file with their places in it, those that are stored as they are put together again from their

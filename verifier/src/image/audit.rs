@@ -361,7 +361,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
         let (found, done) = std::thread::scope(|scope| {
             let spawn = || std::thread::Builder::new().spawn_scoped(scope, lint).ok();
             let helper = (threads.get() > 1).then(spawn).flatten();
-            check_seal(&Cached::new(&view, meta), &header, leaves, findings);
+            check_seal(&Cached::new(&view, meta), &header, leaves, self.data_absent, findings);
             match helper.map(std::thread::ScopedJoinHandle::join) {
                 None => lint(),
                 Some(Ok(linted)) => linted,
@@ -389,10 +389,16 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
     }
 }
 
-fn check_seal<R: ReadAt>(image: &R, header: &Header, leaves: Option<Level>, findings: &mut Findings) {
+fn check_seal<R: ReadAt>(
+    image: &R,
+    header: &Header,
+    leaves: Option<Level>,
+    absent: bool,
+    findings: &mut Findings,
+) {
     match Seal::open(image, header) {
         Ok(seal) => match FileSystem::open(image) {
-            Ok(fs) => Sealed::new(image, &fs, &seal, leaves).check(findings),
+            Ok(fs) => Sealed::new(image, &fs, &seal, leaves, absent).check(findings),
             Err(error) => findings.add_error(&error, None),
         },
         Err(error) => findings.add_error(&error, None),
