@@ -157,14 +157,8 @@ impl<R: ReadAt, S: ReadAt> Diff<'_, R, S> {
     }
 
     fn finish(self) -> TreeReport {
-        let mut unseen = Vec::new();
-        if self.options.compares(Field::Links) {
-            let everything = self.options.ignore_paths.is_empty() && !self.findings.hides();
-            if !self.links.finish(everything, &self.findings) {
-                unseen.push("hard links: more inodes with several names than can be held".to_owned());
-            }
-        }
-        self.findings.finish(unseen)
+        let unseen = self.links.finish(self.options, &self.findings);
+        self.findings.finish(unseen.into_iter().collect())
     }
 
     fn add(&self, difference: Difference) {

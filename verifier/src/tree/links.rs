@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use mkimg_format::erofs::{Inode, Nid, escape};
 
 use super::host::Identity;
+use super::options::{Field, TreeOptions};
 use super::report::Findings;
 use crate::difference::{Difference, Kind};
 
@@ -65,11 +66,15 @@ impl Links {
         held.members.insert((inode.nid, identity), member);
     }
 
-    /// Reports broken links and links that should not be there; returns whether all were compared.
-    ///
-    /// `everything` says that every name of the tree was looked at, so that a link that the system counts and that
-    /// was not found cannot be one that belongs there.
-    pub(crate) fn finish(self, everything: bool, findings: &Findings) -> bool {
+    /// Reports broken links and links that should not be there, if they are compared at all; returns what could not be
+    /// seen.
+    pub(crate) fn finish(self, options: &TreeOptions<'_>, findings: &Findings) -> Option<String> {
+        if !options.compares(Field::Links) {
+            return None;
+        }
+        // When every name of the tree was looked at, a link that the system counts and that was not found cannot be
+        // one that belongs there.
+        let everything = options.ignore_paths.is_empty() && !findings.hides();
         let held = self.held.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut members: Vec<((Nid, Identity), Member)> = held.members.into_iter().collect();
         // By inode of the image, the one with most names first: the others have broken off from it.
@@ -104,6 +109,6 @@ impl Links {
                 findings.add(Difference::new(member.path, Kind::Links).expected(expected).found(found));
             }
         }
-        !held.overflow
+        held.overflow.then(|| "hard links: more inodes with several names than can be held".to_owned())
     }
 }

@@ -419,13 +419,7 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     }
 
     fn finish(self) -> TreeReport {
-        let mut unseen = Vec::new();
-        if self.options.compares(Field::Links) {
-            let everything = self.options.ignore_paths.is_empty() && !self.findings.hides();
-            if !self.links.finish(everything, &self.findings) {
-                unseen.push("hard links: more inodes with several names than can be held".to_owned());
-            }
-        }
+        let mut unseen: Vec<String> = self.links.finish(self.options, &self.findings).into_iter().collect();
         let trusted = !self.sees_trusted && !self.options.ignores_xattr(b"trusted.any");
         if self.options.compares(Field::Xattrs) && trusted {
             let why = "xattrs trusted.*: the system shows them to CAP_SYS_ADMIN only";
