@@ -1,7 +1,9 @@
 //! Compression algorithms: their numbers, and decoders that trust no input.
 
+use std::io::Read as _;
+
 use flate2::{Decompress, FlushDecompress, Status};
-use zstd_safe::DCtx;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// A compression algorithm of EROFS that mkimg uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +18,14 @@ pub enum Algorithm {
 
 /// log2 of the window that images declare for DEFLATE: its largest.
 const DEFLATE_WINDOW_BITS: u8 = 15;
+
+/// Largest window of zstd that the kernel accepts, in bytes (`Z_EROFS_ZSTD_MAX_DICT_SIZE`).
+const ZSTD_WINDOW_MAX: u64 = 1 << 20;
+
+/// Bits of the frame header descriptor (RFC 8878, 3.1.1.1.1) that are clear in images: reserved, checksum, dictionary.
+///
+/// The kernel refuses a wrong checksum, and our decoder does not look at it.
+const ZSTD_UNUSED: u8 = 0b1111;
 
 impl Algorithm {
     /// All of them, by number.
@@ -86,7 +96,7 @@ impl Algorithm {
 #[derive(Default)]
 pub(crate) struct Decoder {
     inflate: Option<Decompress>,
-    zstd: Option<DCtx<'static>>,
+    zstd: Option<FrameDecoder>,
 }
 
 impl Decoder {
@@ -109,14 +119,36 @@ impl Decoder {
             && Some((decoder.total_in(), decoder.total_out())) == lengths
     }
 
-    fn unzstd(&mut self, packed: &[u8], plain: &mut [u8]) -> bool {
-        if self.zstd.is_none() {
-            self.zstd = DCtx::try_create();
+    /// One frame, as small as EROFS has them.
+    fn unzstd(&mut self, mut packed: &[u8], plain: &mut [u8]) -> bool {
+        let decoder = self.zstd.get_or_insert_with(|| {
+            let mut decoder = FrameDecoder::new();
+            decoder.set_max_window_size(ZSTD_WINDOW_MAX);
+            decoder
+        });
+        if packed.get(4).is_none_or(|descriptor| descriptor & ZSTD_UNUSED != 0)
+            || decoder.reset(&mut packed).is_err()
+        {
+            return false;
         }
-        let Some(decoder) = &mut self.zstd else { return false };
-        // One frame: the decoder alone would take several, and skip what calls itself none.
-        zstd_safe::find_frame_compressed_size(packed) == Ok(packed.len())
-            && decoder.decompress(&mut *plain, packed) == Ok(plain.len())
+        // Zero where the frame does not tell it.
+        if ![0, plain.len() as u64].contains(&decoder.content_size()) {
+            return false;
+        }
+        let mut room = plain;
+        // Block by block, of which none has more than 128 KiB: a few bytes may stand for many blocks.
+        while !decoder.is_finished() {
+            if decoder.decode_blocks(&mut packed, BlockDecodingStrategy::UptoBlocks(1)).is_err() {
+                return false;
+            }
+            while decoder.can_collect() > 0 {
+                match decoder.read(room) {
+                    Ok(count @ 1..) => room = std::mem::take(&mut room).split_at_mut(count).1,
+                    _ => return false,
+                }
+            }
+        }
+        room.is_empty() && packed.is_empty()
     }
 }
 
@@ -124,7 +156,7 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    /// Ninety times `0123456789`, from `lz4 -1` without its frame, `zlib.compressobj(6, 8, -15)` and `zstd --no-check`.
+    /// Ninety times `0123456789`, from `lz4 -1` without its frame, `zlib.compressobj(6, 8, -15)` and `zstd --no-check FILE`.
     fn golden() -> Vec<(Algorithm, Vec<u8>)> {
         let hex = |text: &str| -> Vec<u8> {
             text.as_bytes()
@@ -138,7 +170,7 @@ mod tests {
     const GOLDEN: [(Algorithm, &str); 3] = [
         (Algorithm::Lz4, "af303132333435363738390a00ffffff65503536373839"),
         (Algorithm::Deflate, "3330343236313533b7b03418658db2465903c00200"),
-        (Algorithm::Zstd, "28b52ffd00588d000050303132333435363738390100775b1524"),
+        (Algorithm::Zstd, "28b52ffd6084028d000050303132333435363738390100775b1524"),
     ];
 
     #[test]
@@ -162,6 +194,60 @@ mod tests {
             }
             assert!(decoder.decode(algorithm, &packed, &mut out), "{algorithm:?}: an error must not stay");
         }
+    }
+
+    /// The decoder reads frames of every level as the reference library does. Damaged ones may be refused by one alone,
+    /// but are never read as two different things.
+    #[test]
+    fn zstd_is_read_as_by_the_reference() {
+        let mut state = 1_u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap()
+        };
+        let mut decoder = Decoder::default();
+        let (mut both, mut stricter, mut laxer, mut neither) = (0, 0, 0, 0);
+        for level in [1, 3, 9, 19, 22] {
+            for length in [1, 300, 4096, 70_000, 1 << 17, (1 << 18) + 17] {
+                // Words, numbers and noise: literals with and without a code, runs, repeated offsets.
+                let mut plain = Vec::new();
+                while plain.len() < length {
+                    match random() % 4 {
+                        0 => plain.extend_from_slice(b"libraries and programs "),
+                        1 => plain.extend_from_slice(&random().to_le_bytes()),
+                        2 => plain.resize(plain.len() + random() % 200, b' '),
+                        _ => plain.extend_from_slice(random().to_string().as_bytes()),
+                    }
+                }
+                plain.truncate(length);
+                let mut packed = vec![0; zstd_safe::compress_bound(length)];
+                let count = zstd_safe::compress(&mut packed[..], &plain, level).unwrap();
+                packed.truncate(count);
+                let mut out = vec![0; length];
+                assert!(decoder.decode(Algorithm::Zstd, &packed, &mut out), "level {level}, {length} bytes");
+                assert_eq!(out, plain);
+                for _ in 0..200 {
+                    let mut damaged = packed.clone();
+                    let at = random() % damaged.len();
+                    damaged[at] ^= 1 << (random() % 8);
+                    let mut expected = vec![0; length];
+                    let whole = zstd_safe::find_frame_compressed_size(&damaged) == Ok(damaged.len());
+                    let good = whole && zstd_safe::decompress(&mut expected[..], &damaged) == Ok(length);
+                    let found = decoder.decode(Algorithm::Zstd, &damaged, &mut out);
+                    match (good, found) {
+                        (true, true) => {
+                            assert!(out == expected, "level {level}, {length} bytes, byte {at}");
+                            both += 1;
+                        }
+                        (true, false) => stricter += 1,
+                        (false, true) => laxer += 1,
+                        (false, false) => neither += 1,
+                    }
+                }
+            }
+        }
+        // Bits that a stream should not have left at its end are looked at in different places.
+        assert!(both > 2000 && neither > 2000 && stricter < 900 && laxer < 20);
     }
 
     #[test]
