@@ -23,7 +23,8 @@ esac
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export MKIMG_TOOLS=${MKIMG_TOOLS:-$PWD/target/tools} MKIMG_IMAGES=${MKIMG_IMAGES:-$PWD/target/images}
-export MKIMG_BIN=$CARGO_TARGET_DIR/release/mkimg
+# The static program: the virtual machines have nothing else.
+export MKIMG_BIN=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release/mkimg
 # The unit tests of the kernel interfaces look for mkfs.erofs there.
 export PATH=$MKIMG_TOOLS/bin:$PATH
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
@@ -55,7 +56,7 @@ if [ "$quick" = 1 ]; then
     step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
     exit 0
 fi
-step build cargo build --release --locked --workspace --bins
+step build cargo static --workspace --bins
 step 'unit tests' cargo test --workspace --exclude mkimg-tests --locked
 if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then
     step images tests/images.sh "$MKIMG_IMAGES"

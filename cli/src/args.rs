@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use mkimg_mkfs::Compression;
 use mkimg_verify::tree::{Field, Glob};
 
@@ -58,6 +59,10 @@ pub(crate) enum Command {
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
     Doctor(DoctorArgs),
+    /// Print the script that lets a shell complete commands and options.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write all of them to a directory.
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -430,6 +435,30 @@ pub(crate) struct DoctorArgs {
     /// Print one JSON object a line.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg completions bash > /usr/share/bash-completion/completions/mkimg
+  mkimg completions zsh > /usr/share/zsh/site-functions/_mkimg")]
+pub(crate) struct CompletionsArgs {
+    /// Which shell.
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg man verify | man -l -                 read one page
+  mkimg man --output /usr/share/man/man1      install all of them")]
+pub(crate) struct ManArgs {
+    /// The command that the page is about [default: mkimg itself].
+    #[arg(conflicts_with = "output")]
+    pub command: Option<String>,
+    /// Write a page for each command to this directory.
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 }
 
 fn kernel_version(text: &str) -> Result<(u32, u32), String> {

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod extract;
 pub(crate) mod inspect;
 pub(crate) mod ls;
+pub(crate) mod manual;
 pub(crate) mod mount;
 pub(crate) mod report;
 mod report_json;
