@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::chunk::Chunk;
 use crate::decode::BUFFER;
 
-/// Memory in which layers may stay inflated from the first pass to the second.
-#[derive(Clone, Debug)]
+/// Memory in which layers may stay inflated from the first pass to the second; by default none.
+#[derive(Clone, Debug, Default)]
 pub struct Room {
     /// Free buffers.
     left: Arc<AtomicUsize>,
