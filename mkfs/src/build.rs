@@ -1,6 +1,5 @@
 //! The whole way from a source to an image file.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -164,7 +163,7 @@ pub fn build(
         output: &output,
         threads: options.threads,
         memory: options.memory,
-        kept: RefCell::new(kept),
+        kept: &kept,
         progress,
     };
     let (root_hash, plan) = emitter.emit()?;

@@ -15,6 +15,7 @@ use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_oci::{Crew, Image, Kept, LayerData, Wanted};
 
 use crate::contents::{Chunks, Content};
+use crate::emit::DataSink;
 use crate::entry::{FileData, Place, text_at};
 use crate::error::{Error, Result, origin};
 use crate::flatten::Flat;
@@ -26,13 +27,7 @@ use crate::scan::{Dismissal, Run, for_each_run};
 use crate::source::Opened;
 
 /// Buffer for files of a source directory, in bytes.
-const BUFFER: usize = 256 << 10;
-
-/// Where file data goes. Contents arrive in layout order.
-pub(crate) trait DataSink: Write {
-    /// The end of a content.
-    fn end_content(&mut self) -> io::Result<()>;
-}
+pub(crate) const BUFFER: usize = 256 << 10;
 
 /// Copies contents.
 pub(crate) struct Copier<'a> {
@@ -41,29 +36,28 @@ pub(crate) struct Copier<'a> {
     pub output: &'a Output,
     pub threads: NonZeroUsize,
     pub memory: Memory,
+    /// Tars that are in memory, by index of the layer.
+    pub kept: &'a [Option<Kept>],
     pub progress: &'a dyn Progress,
 }
 
 /// Contents of one layer, which stand in it in this order.
-type Group<'c> = &'c [Content];
+type Group<'c> = &'c [&'c Content];
 
 impl Copier<'_> {
-    /// Copies all contents in their order. `kept` are tars of layers that are in memory, by index of the layer.
+    /// Copies contents, which come layer by layer, in each in the order of its files. Empty ones are left out.
     ///
     /// # Errors
     /// What makes the source unreadable or another one than it was, and what the output file says.
-    pub(crate) fn copy(
+    pub(crate) fn copy<'c>(
         &self,
-        contents: &[Content],
-        mut kept: Vec<Option<Kept>>,
+        contents: impl Iterator<Item = &'c Content>,
         image: &mut impl DataSink,
     ) -> Result<()> {
-        let groups: Vec<Group<'_>> = contents
-            .chunk_by(|a, b| a.layer == b.layer)
-            .filter(|group| group.iter().any(|content| content.size > 0))
-            .collect();
+        let contents: Vec<&Content> = contents.filter(|content| content.size > 0).collect();
+        let groups: Vec<Group<'_>> = contents.chunk_by(|a, b| a.layer == b.layer).collect();
         match self.opened {
-            Opened::Image(source) => self.copy_from_layers(source, &groups, &mut kept, image),
+            Opened::Image(source) => self.copy_from_layers(source, &groups, image),
             Opened::Dir(dir) => groups.iter().try_for_each(|group| self.copy_from_dir(dir, group, image)),
         }
     }
@@ -72,7 +66,6 @@ impl Copier<'_> {
         &self,
         source: &Image,
         groups: &[Group<'_>],
-        kept: &mut [Option<Kept>],
         image: &mut impl DataSink,
     ) -> Result<()> {
         let lanes = self.memory.copying(self.threads, groups.len());
@@ -92,9 +85,7 @@ impl Copier<'_> {
             loop {
                 let room = lanes.layers.saturating_sub(open.len());
                 // What cannot be opened is an error when its turn comes.
-                open.extend(
-                    coming.by_ref().take(room).map(|group| (group, self.open(source, group, kept, &crew))),
-                );
+                open.extend(coming.by_ref().take(room).map(|group| (group, self.open(source, group, &crew))));
                 let Some((group, data)) = open.pop_front() else { return Ok(()) };
                 self.copy_from_layer(group, &mut data?, image)?;
             }
@@ -102,20 +93,14 @@ impl Copier<'_> {
     }
 
     /// Opens the layer of a group, for what is wanted of it.
-    fn open(
-        &self,
-        source: &Image,
-        group: Group<'_>,
-        kept: &mut [Option<Kept>],
-        crew: &Crew,
-    ) -> Result<LayerData> {
+    fn open(&self, source: &Image, group: Group<'_>, crew: &Crew) -> Result<LayerData> {
         let index = group.first().map_or(0, |first| first.layer as usize);
         let layer = source.layers.get(index).ok_or(Error::Limit {
             what: "layers of the source",
             found: index as u64,
             limit: source.layers.len() as u64,
         })?;
-        if let Some(kept) = kept.get_mut(index).and_then(Option::take) {
+        if let Some(Some(kept)) = self.kept.get(index) {
             return Ok(layer.recall(kept));
         }
         let mut wanted = Wanted::default();
@@ -127,10 +112,9 @@ impl Copier<'_> {
         Ok(layer.reopen_with(crew, wanted)?)
     }
 
-    /// Contents of a group that are not empty, with their files.
+    /// Contents of a group with their files.
     fn files<'c>(&self, group: Group<'c>) -> impl Iterator<Item = (&'c Content, &FileData)> {
-        let content = group.iter().filter(|content| content.size > 0);
-        content.filter_map(|content| Some((content, self.flat.file(content.layer, content.file)?)))
+        group.iter().filter_map(|content| Some((*content, self.flat.file(content.layer, content.file)?)))
     }
 
     fn copy_from_layer(

@@ -13,7 +13,7 @@ use mkimg_oci::Kept;
 
 use crate::compression::{Abilities, Compression};
 use crate::contents::{Contents, Data};
-use crate::copy::{Copier, DataSink};
+use crate::copy::Copier;
 use crate::error::{Error, Result};
 use crate::flatten::Flat;
 use crate::fsverity::FsVerity;
@@ -41,8 +41,14 @@ pub(crate) struct Emitter<'a, 'c> {
     pub threads: NonZeroUsize,
     pub memory: Memory,
     /// Layers that are still in memory.
-    pub kept: RefCell<Vec<Option<Kept>>>,
+    pub kept: &'a [Option<Kept>],
     pub progress: &'a dyn Progress,
+}
+
+/// Where file data goes. Contents arrive in layout order.
+pub(crate) trait DataSink: io::Write {
+    /// The end of a content.
+    fn end_content(&mut self) -> io::Result<()>;
 }
 
 impl DataSink for ImageWriter<'_> {
@@ -200,9 +206,9 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Copies all contents in layout order.
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
-        let Self { opened, flat, output, threads, memory, progress, .. } = *self;
-        let copier = Copier { opened, flat, output, threads, memory, progress };
-        copier.copy(&self.contents.list, self.kept.take(), image)
+        let Self { opened, flat, output, threads, memory, kept, progress, .. } = *self;
+        let copier = Copier { opened, flat, output, threads, memory, kept, progress };
+        copier.copy(self.contents.list.iter(), image)
     }
 }
 

@@ -351,7 +351,7 @@ impl Tap {
     }
 
     /// Begins the line of a layer that is in memory: nothing is left to do.
-    pub(crate) fn recall(self, chunks: Vec<Chunk>) -> Stream {
+    pub(crate) fn recall(self, chunks: impl Iterator<Item = Chunk>) -> Stream {
         self.start(|line| {
             for chunk in chunks {
                 let start = line.progress.1;

@@ -54,10 +54,9 @@ impl Kept {
         Some(self)
     }
 
-    /// The chunks, whose room counts as free from now on.
-    pub(crate) fn into_chunks(mut self) -> Vec<Chunk> {
-        self.room.left.fetch_add(self.chunks.len(), Ordering::Relaxed);
-        std::mem::take(&mut self.chunks)
+    /// The tar from front to back.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.chunks.iter().cloned()
     }
 }
 

@@ -122,8 +122,8 @@ impl Layer {
     }
 
     /// As [`reopen`](Layer::reopen), from memory.
-    pub fn recall(&self, kept: Kept) -> LayerData {
-        self.data(self.label(), Crew::new(0).enter().recall(kept.into_chunks()))
+    pub fn recall(&self, kept: &Kept) -> LayerData {
+        self.data(self.label(), Crew::new(0).enter().recall(kept.chunks()))
     }
 
     fn data(&self, label: String, stream: Stream) -> LayerData {
