@@ -160,7 +160,7 @@ impl Shared {
 /// Scans one layer.
 fn scan_layer(layer: &Layer, crew: &Crew, shared: &Shared, progress: &dyn Progress) -> Result<Scanned> {
     let mut reader = layer.open_with(crew)?;
-    reader.keep(&shared.room, layer);
+    reader.keep(&shared.room);
     let watched = Watched { reader, progress, seen: 0 };
     let mut reader = tar::Reader::new(watched, tar::Limits::default());
     let scanned = scan_tar(layer.number, &mut reader, shared);

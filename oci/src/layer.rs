@@ -86,6 +86,7 @@ impl Layer {
         let compressed = self.compression != Compression::None;
         // The tar of a plain blob is the blob: one hash serves both.
         let tar_hasher = (compressed || !tar_hasher.same_algorithm(&blob_hasher)).then_some(tar_hasher);
+        let likely_size = self.likely_size(&extent);
         let place = crew.enter();
         let blob = Blob::new(extent, Some(place.clone()));
         let decoder = match self.contradiction(looks) {
@@ -98,6 +99,7 @@ impl Layer {
             stream: place.check(decoder, blob_hasher, tar_hasher),
             chunk: Chunk::default(),
             fault: None,
+            likely_size,
             kept: None,
             size: self.size,
             digest: self.digest,
@@ -151,6 +153,23 @@ impl Layer {
                 Err(Error::Size { object: self.label(), declared, found: extent.len })
             }
             _ => Ok(extent),
+        }
+    }
+
+    /// Bytes that the tar of a compressed blob will probably have: it would be a waste to keep most of it in vain.
+    fn likely_size(&self, extent: &Extent) -> Option<u64> {
+        // Root file systems shrink to a third.
+        let estimate = extent.len.saturating_mul(3);
+        match self.compression {
+            Compression::None => None,
+            Compression::Zstd => Some(estimate),
+            Compression::Gzip => {
+                // A member ends with its length, modulo 2^32. Mostly there is one, and behind it nothing.
+                let mut end = [0; 4];
+                let read = extent.read_at(&mut end, extent.len.saturating_sub(4)).is_ok_and(|n| n == 4);
+                let length = u64::from(u32::from_le_bytes(end));
+                Some(if read && length >= extent.len { length } else { estimate })
+            }
         }
     }
 
@@ -218,6 +237,8 @@ pub struct LayerReader {
     stream: Stream,
     chunk: Chunk,
     fault: Option<Error>,
+    /// Bytes that the tar of a compressed blob will probably have.
+    likely_size: Option<u64>,
     /// What was read so far, as long as there is room for it.
     kept: Option<Kept>,
     size: Option<u64>,
@@ -237,12 +258,10 @@ impl LayerReader {
         self.stream.progress().1
     }
 
-    /// Keeps the tar in memory, if there is room for all of it and it is compressed: others are read again as fast. To be
+    /// Keeps the tar in memory, if it is compressed and there is room for all of it. Others are read again as fast. To be
     /// called before anything is read.
-    pub fn keep(&mut self, room: &Room, layer: &Layer) {
-        // Few blobs are larger than what is in them.
-        let fits = layer.compression != Compression::None && self.size.is_none_or(|size| room.has(size));
-        self.kept = fits.then(|| Kept::new(room.clone()));
+    pub fn keep(&mut self, room: &Room) {
+        self.kept = self.likely_size.filter(|size| room.has(*size)).map(|_| Kept::new(room.clone()));
     }
 
     fn refill(&mut self) -> Result<(), &Error> {

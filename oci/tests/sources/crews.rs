@@ -339,13 +339,15 @@ fn layers_are_kept_in_memory_if_there_is_room() {
         [(data.clone(), PLAIN, false), (gzip(&data), GZIP, true), (zstd(&data), ZSTD, true)]
     {
         let (dir, layer) = layer_of(&blob, media, &data);
-        for (room, fits) in [(0, false), (buffers - 1, false), (buffers, true), (2 * buffers, true)] {
+        // How long zstd will be is guessed.
+        let plenty = (blob.len() * 3).div_ceil(BUFFER);
+        for (room, fits) in [(0, false), (buffers - 1, false), (buffers, media == GZIP), (plenty, true)] {
             let room = Room::new((room * BUFFER) as u64);
             for (ahead, helpers) in CREWS {
                 // Again and again: what did not fit, or was read, has left the room.
                 let (summary, kept) = with_crew(ahead, helpers, |crew| {
                     let mut reader = layer.open_with(crew).unwrap();
-                    reader.keep(&room, &layer);
+                    reader.keep(&room);
                     std::io::copy(&mut (&mut reader).take(1000), &mut std::io::sink()).unwrap();
                     reader.finish_kept().unwrap()
                 });
@@ -366,6 +368,27 @@ fn layers_are_kept_in_memory_if_there_is_room() {
     }
 }
 
+/// A layer that turns out longer than it looked is not kept, and leaves the room to others.
+#[test]
+fn layers_longer_than_they_look_are_not_kept() {
+    let long = vec![0; 5 * BUFFER];
+    // The last member of the gzip file says that it is short.
+    let members = [gzip(&long), gzip(b"more")].concat();
+    let tar = [&long[..], b"more"].concat();
+    for (blob, media, tar) in [(zstd(&long), ZSTD, &long), (members, GZIP, &tar)] {
+        let (_dir, layer) = layer_of(&blob, media, tar);
+        let room = Room::new(4 * BUFFER as u64);
+        let mut reader = layer.open().unwrap();
+        reader.keep(&room);
+        assert!(reader.finish_kept().unwrap().1.is_none(), "{media}");
+        let small = vec![0; 4 * BUFFER];
+        let (_dir, layer) = layer_of(&gzip(&small), GZIP, &small);
+        let mut reader = layer.open().unwrap();
+        reader.keep(&room);
+        assert!(reader.finish_kept().unwrap().1.is_some(), "{media}");
+    }
+}
+
 /// What is damaged is not kept.
 #[test]
 fn damaged_layers_are_not_kept() {
@@ -376,6 +399,6 @@ fn damaged_layers_are_not_kept() {
     let (_dir, layer) = layer_of(&blob, GZIP, &data);
     let room = Room::new(64 << 20);
     let mut reader = layer.open().unwrap();
-    reader.keep(&room, &layer);
+    reader.keep(&room);
     reader.finish_kept().unwrap_err();
 }
