@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mkimg_mkfs::Compression;
+use mkimg_mkfs::{Compression, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
@@ -103,6 +103,12 @@ pub(crate) struct BuildArgs {
     /// Number of threads, at most 64 [default: one for each processor, at most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
+    /// Memory for data on its way and for layers that then need not be inflated twice, at least 8M [default: 32M,
+    /// with compression 128M].
+    ///
+    /// A build takes some 20 MiB and 300 bytes an entry besides, and 8 MiB for each GiB of a compressed image.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Memory>,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

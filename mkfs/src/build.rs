@@ -7,7 +7,7 @@ use std::path::Path;
 use mkimg_format::Sha256;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
-use mkimg_oci::{Image, Platform, SourceSpec};
+use mkimg_oci::{Image, Kept, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
 use crate::compression::{Abilities, Compression};
@@ -15,10 +15,11 @@ use crate::contents::Contents;
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
 use crate::flatten::{Flat, Flattener};
+use crate::memory::Memory;
 use crate::output::Output;
 use crate::plan::Documents;
 use crate::progress::{Progress, Stage};
-use crate::scan::scan_layers;
+use crate::scan::{Scanned, scan_layers};
 use crate::source::{Opened, kind_of};
 
 /// What decides the bytes of an image, besides the source; and how to get there.
@@ -36,6 +37,8 @@ pub struct Options {
     pub min_kernel: (u32, u32),
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
+    /// What may be taken for data on its way. Never changes the result.
+    pub memory: Memory,
 }
 
 /// First kernel with chunk-based files, which sparse files need to stay sparse.
@@ -100,7 +103,7 @@ pub fn build(
         output.spare_inside(source.path())?;
     }
     let mut warnings = Vec::new();
-    let (flat, layers) = match &opened {
+    let (flat, layers, kept) = match &opened {
         Opened::Image(image) => flatten_layers(image, options, progress, &mut warnings)?,
         Opened::Dir(dir) => {
             progress.begin(Stage::Scan, 0);
@@ -108,7 +111,7 @@ pub fn build(
             let mut scan = dir.scan(&output.identities(), progress)?;
             warnings.append(&mut scan.warnings);
             flattener.apply(scan)?;
-            (flattener.finish(), Vec::new())
+            (flattener.finish(), Vec::new(), Vec::new())
         }
     };
     let (manifest, config, reference) = match &opened {
@@ -159,6 +162,8 @@ pub fn build(
         name: statement.name.as_deref(),
         output: &output,
         threads: options.threads,
+        memory: options.memory,
+        kept: &kept,
         progress,
     };
     let (root_hash, plan) = emitter.emit()?;
@@ -183,17 +188,21 @@ pub fn build(
     })
 }
 
-/// Checks and flattens the layers of an image.
+/// Checks and flattens the layers of an image; the tree, what the statement says of each layer, and what stays of it.
 fn flatten_layers(
     image: &Image,
     options: &Options,
     progress: &dyn Progress,
     warnings: &mut Vec<String>,
-) -> Result<(Flat, Vec<LayerStatement>)> {
+) -> Result<(Flat, Vec<LayerStatement>, Vec<Option<Kept>>)> {
     progress.begin(Stage::Scan, image.layers.iter().filter_map(|layer| layer.size).sum());
     let mut flattener = Flattener::new();
     let mut statements: Vec<LayerStatement> = Vec::with_capacity(image.layers.len());
-    scan_layers(&image.layers, options.threads, progress, |index, summary, mut scan| {
+    let mut tars = Vec::with_capacity(image.layers.len());
+    let Options { threads, memory, .. } = *options;
+    scan_layers(&image.layers, threads, memory, progress, |index, scanned| {
+        let Scanned { summary, mut scan, kept } = scanned;
+        tars.push(kept);
         warnings.append(&mut scan.warnings);
         let diff_id = summary.diff_id.to_string();
         // OCI image specification, "Layer ChainID".
@@ -213,5 +222,5 @@ fn flatten_layers(
         });
         flattener.apply(scan)
     })?;
-    Ok((flattener.finish(), statements))
+    Ok((flattener.finish(), statements, tars))
 }

@@ -1,19 +1,212 @@
 //! Second pass: the content of the survivors, from the source into the image.
+//!
+//! One thread copies everything in layout order and hashes it again on the way: only what the first pass has checked gets
+//! into an image. Layers are inflated ahead of it by a crew, as many side by side and as far as memory allows, and only
+//! as far as anything of them is wanted. Layers that are still in memory need neither.
 
-use std::io::{self, Read, Write};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::erofs::raw::NULL_ADDR;
+use mkimg_oci::{Crew, Image, Kept, LayerData, Wanted};
 
 use crate::contents::{Chunks, Content};
-use crate::entry::FileData;
-use crate::scan::{Run, for_each_run, read_full};
+use crate::emit::DataSink;
+use crate::entry::{FileData, Place, text_at};
+use crate::error::{Error, Result, origin};
+use crate::flatten::Flat;
+use crate::host_dir::HostDir;
+use crate::memory::Memory;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::scan::{Dismissal, Run, for_each_run};
+use crate::source::Opened;
 
-/// Buffer between source and image, in bytes.
+/// Buffer for files of a source directory, in bytes.
 pub(crate) const BUFFER: usize = 256 << 10;
 
+/// Copies contents.
+pub(crate) struct Copier<'a> {
+    pub opened: &'a Opened,
+    pub flat: &'a Flat,
+    pub output: &'a Output,
+    pub threads: NonZeroUsize,
+    pub memory: Memory,
+    /// Tars that are in memory, by index of the layer.
+    pub kept: &'a [Option<Kept>],
+    pub progress: &'a dyn Progress,
+}
+
+/// Contents of one layer, which stand in it in this order.
+type Group<'c> = &'c [&'c Content];
+
+impl Copier<'_> {
+    /// Copies contents, which come layer by layer, in each in the order of its files. Empty ones are left out.
+    ///
+    /// # Errors
+    /// What makes the source unreadable or another one than it was, and what the output file says.
+    pub(crate) fn copy<'c>(
+        &self,
+        contents: impl Iterator<Item = &'c Content>,
+        image: &mut impl DataSink,
+    ) -> Result<()> {
+        let contents: Vec<&Content> = contents.filter(|content| content.size > 0).collect();
+        let groups: Vec<Group<'_>> = contents.chunk_by(|a, b| a.layer == b.layer).collect();
+        match self.opened {
+            Opened::Image(source) => self.copy_from_layers(source, &groups, image),
+            Opened::Dir(dir) => groups.iter().try_for_each(|group| self.copy_from_dir(dir, group, image)),
+        }
+    }
+
+    fn copy_from_layers(
+        &self,
+        source: &Image,
+        groups: &[Group<'_>],
+        image: &mut impl DataSink,
+    ) -> Result<()> {
+        let lanes = self.memory.copying(self.threads, groups.len());
+        let crew = Crew::new(lanes.ahead);
+        std::thread::scope(|scope| {
+            // However this ends, nobody is left behind.
+            let _dismissal = Dismissal(&crew);
+            // This thread copies; more helpers than layers would have nothing to inflate.
+            for _ in 1..self.threads.get().min(lanes.layers + 1) {
+                let help = || crew.help();
+                std::thread::Builder::new()
+                    .spawn_scoped(scope, help)
+                    .map_err(|source| Error::Thread { source })?;
+            }
+            let mut coming = groups.iter();
+            let mut open = VecDeque::new();
+            loop {
+                let room = lanes.layers.saturating_sub(open.len());
+                // What cannot be opened is an error when its turn comes.
+                open.extend(coming.by_ref().take(room).map(|group| (group, self.open(source, group, &crew))));
+                let Some((group, data)) = open.pop_front() else { return Ok(()) };
+                self.copy_from_layer(group, &mut data?, image)?;
+            }
+        })
+    }
+
+    /// Opens the layer of a group, for what is wanted of it.
+    fn open(&self, source: &Image, group: Group<'_>, crew: &Crew) -> Result<LayerData> {
+        let index = group.first().map_or(0, |first| first.layer as usize);
+        let layer = source.layers.get(index).ok_or(Error::Limit {
+            what: "layers of the source",
+            found: index as u64,
+            limit: source.layers.len() as u64,
+        })?;
+        if let Some(Some(kept)) = self.kept.get(index) {
+            return Ok(layer.recall(kept));
+        }
+        let mut wanted = Wanted::default();
+        for (_, data) in self.files(group) {
+            if let Place::Tar(offset) = data.place {
+                wanted.add(offset..offset.saturating_add(data.stored()));
+            }
+        }
+        Ok(layer.reopen_with(crew, wanted)?)
+    }
+
+    /// Contents of a group with their files.
+    fn files<'c>(&self, group: Group<'c>) -> impl Iterator<Item = (&'c Content, &FileData)> {
+        group.iter().filter_map(|content| Some((*content, self.flat.file(content.layer, content.file)?)))
+    }
+
+    fn copy_from_layer(
+        &self,
+        group: Group<'_>,
+        reader: &mut LayerData,
+        image: &mut impl DataSink,
+    ) -> Result<()> {
+        let mut at = 0;
+        for (content, data) in self.files(group) {
+            let Place::Tar(offset) = data.place else { continue };
+            let layer = content.layer as usize + 1;
+            let changed = || Error::Changed {
+                origin: origin(layer),
+                path: self.flat.path_of_file(content.layer, content.file),
+            };
+            let unreadable =
+                |source| Error::Tar { layer, source: Box::new(crate::tar::Error::Io { offset, source }) };
+            let gap = offset.checked_sub(at).ok_or_else(changed)?;
+            if reader.skip(gap).map_err(unreadable)? < gap {
+                return Err(changed());
+            }
+            let copied = copy_content(content, data, reader, image);
+            copied.map_err(|error| self.error(error, unreadable, changed))?;
+            at = offset + data.stored();
+            self.progress.advance(content.size);
+        }
+        Ok(())
+    }
+
+    fn copy_from_dir(&self, dir: &HostDir, group: Group<'_>, image: &mut impl DataSink) -> Result<()> {
+        let index = group.first().map_or(0, |first| first.layer as usize);
+        let text = self.flat.layers.get(index).map_or(&[][..], |files| &files.text);
+        let mut buffer = vec![0; BUFFER];
+        for (content, data) in self.files(group) {
+            let Place::Host(span) = data.place else { continue };
+            let path = || text_at(text, span).to_vec();
+            let changed = || Error::Changed { origin: origin(0), path: path() };
+            let unreadable = |source| Error::Host { path: path(), source };
+            let file = dir.open_file(text_at(text, span)).map_err(unreadable)?;
+            let mut source = Buffered { file, buffer: &mut buffer, filled: 0..0 };
+            let copied = copy_content(content, data, &mut source, image);
+            copied.map_err(|error| self.error(error, unreadable, changed))?;
+            self.progress.advance(content.size);
+        }
+        Ok(())
+    }
+
+    fn error(
+        &self,
+        error: CopyError,
+        unreadable: impl Fn(io::Error) -> Error,
+        changed: impl Fn() -> Error,
+    ) -> Error {
+        match error {
+            CopyError::Source(source) => unreadable(source),
+            CopyError::Changed => changed(),
+            CopyError::Image(source) => self.output.error("cannot write", source),
+        }
+    }
+}
+
+/// A file, read through a buffer that others use as well.
+struct Buffered<'b> {
+    file: File,
+    buffer: &'b mut [u8],
+    filled: Range<usize>,
+}
+
+impl BufRead for Buffered<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.filled.is_empty() {
+            self.filled = 0..self.file.read(self.buffer)?;
+        }
+        Ok(&self.buffer[self.filled.clone()])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.filled.start = self.filled.end.min(self.filled.start + n);
+    }
+}
+
+impl Read for Buffered<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buf)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
 /// How copying one content can fail.
-pub(crate) enum CopyError {
+enum CopyError {
     /// The source cannot be read.
     Source(io::Error),
     /// The source is not what it was in the first pass.
@@ -24,37 +217,38 @@ pub(crate) enum CopyError {
 
 /// Copies one content from `source`, which is at its first stored byte.
 ///
-/// The stored bytes are hashed again on the way: only what the first pass has checked gets into an image.
-pub(crate) fn copy_content(
+/// The stored bytes are hashed again on the way.
+fn copy_content(
     content: &Content,
     data: &FileData,
-    source: &mut impl Read,
-    image: &mut impl Write,
-    buffer: &mut [u8],
-) -> Result<(), CopyError> {
+    source: &mut impl BufRead,
+    image: &mut impl DataSink,
+) -> std::result::Result<(), CopyError> {
     let mut hasher = blake3::Hasher::new();
     let mut sink = Sink { content, image, at: 0 };
     for_each_run(content.size, data.segments(), |run| match run {
         Run::Hole(length) => sink.zeros(length).map_err(CopyError::Image),
         Run::Data(mut left) => {
             while left > 0 {
-                let room = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                let count = read_full(source, &mut buffer[..room]).map_err(CopyError::Source)?;
-                if count < room {
-                    return Err(CopyError::Changed);
-                }
-                hasher.update(&buffer[..count]);
-                sink.bytes(&buffer[..count]).map_err(CopyError::Image)?;
+                let bytes = match source.fill_buf() {
+                    Ok([]) => return Err(CopyError::Changed),
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(CopyError::Source(error)),
+                };
+                let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                hasher.update(&bytes[..count]);
+                sink.bytes(&bytes[..count]).map_err(CopyError::Image)?;
+                source.consume(count);
                 left -= count as u64;
             }
             Ok(())
         }
     })?;
-    if hasher.finalize() == blake3::Hash::from_bytes(data.stored_blake3()) {
-        Ok(())
-    } else {
-        Err(CopyError::Changed)
+    if hasher.finalize() != blake3::Hash::from_bytes(data.stored_blake3()) {
+        return Err(CopyError::Changed);
     }
+    image.end_content().map_err(CopyError::Image)
 }
 
 /// Writes the logical bytes of a content, leaving out the chunks that are holes.

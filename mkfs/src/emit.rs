@@ -9,20 +9,19 @@ use mkimg_format::erofs::SuperblockFields;
 use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{Superblock as VeritySuperblock, as_uuid};
 use mkimg_format::{BLOCK_LEN, Sha256};
-use mkimg_oci::Layer;
+use mkimg_oci::Kept;
 
 use crate::compression::{Abilities, Compression};
-use crate::contents::{Content, Contents, Data};
-use crate::copy::{self, CopyError, copy_content};
-use crate::entry::{Place, text_at};
-use crate::error::{Error, Result, origin};
+use crate::contents::{Contents, Data};
+use crate::copy::Copier;
+use crate::error::{Error, Result};
 use crate::flatten::Flat;
 use crate::fsverity::FsVerity;
-use crate::host_dir::HostDir;
-use crate::image_writer::ImageWriter;
+use crate::image_writer::{self, ImageWriter};
+use crate::memory::Memory;
 use crate::metadata::write_metadata;
 use crate::output::Output;
-use crate::packer::Packer;
+use crate::packer::{self, Packer};
 use crate::plan::{Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::sections::write_seal;
@@ -40,11 +39,14 @@ pub(crate) struct Emitter<'a, 'c> {
     pub name: Option<&'a str>,
     pub output: &'a Output,
     pub threads: NonZeroUsize,
+    pub memory: Memory,
+    /// Layers that are still in memory.
+    pub kept: &'a [Option<Kept>],
     pub progress: &'a dyn Progress,
 }
 
 /// Where file data goes. Contents arrive in layout order.
-trait DataSink: io::Write {
+pub(crate) trait DataSink: io::Write {
     /// The end of a content.
     fn end_content(&mut self) -> io::Result<()>;
 }
@@ -100,7 +102,9 @@ impl<'c> Emitter<'_, 'c> {
                     fsverity.borrow_mut().push(leaf);
                 }
             };
-            let mut image = ImageWriter::start(scope, self.output.file(), Some(header), self.threads, leaves)
+            let pending = self.memory.queue(self.threads, 1, image_writer::BUFFER as u64);
+            let file = self.output.file();
+            let mut image = ImageWriter::start(scope, file, Some(header), self.threads, pending, leaves)
                 .map_err(|source| Error::Thread { source })?;
             image.write_all(&block0[..]).map_err(failed)?;
             self.copy_contents(&mut image)?;
@@ -122,13 +126,23 @@ impl<'c> Emitter<'_, 'c> {
         std::thread::scope(|scope| {
             let thread = |source| Error::Thread { source };
             let file = self.output.file();
-            let mut image =
-                ImageWriter::start(scope, file, None, self.threads, |_: &Sha256| {}).map_err(thread)?;
+            let queue = |size: usize| self.memory.queue(self.threads, 2, size as u64);
+            let pending = queue(image_writer::BUFFER);
+            let mut image = ImageWriter::start(scope, file, None, self.threads, pending, |_: &Sha256| {})
+                .map_err(thread)?;
             image.write_all(&[0; BLOCK_LEN]).map_err(failed)?;
             let contents = &self.contents.list;
-            let mut packer =
-                Packer::start(scope, &mut image, contents, self.compression, self.abilities, self.threads)
-                    .map_err(thread)?;
+            let (threads, pending) = (self.threads, queue(packer::BATCH_MEMORY));
+            let mut packer = Packer::start(
+                scope,
+                &mut image,
+                contents,
+                self.compression,
+                self.abilities,
+                threads,
+                pending,
+            )
+            .map_err(thread)?;
             self.copy_contents(&mut packer)?;
             let (data, digests) = packer.finish().map_err(failed)?;
             let plan = self.plan(data)?;
@@ -192,90 +206,9 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Copies all contents in layout order.
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
-        let mut buffer = vec![0; copy::BUFFER];
-        for contents in self.contents.list.chunk_by(|a, b| a.layer == b.layer) {
-            let index = contents.first().map_or(0, |first| first.layer as usize);
-            match self.opened {
-                Opened::Image(source) => match source.layers.get(index) {
-                    Some(layer) => self.copy_from_layer(layer, contents, image, &mut buffer)?,
-                    None => continue,
-                },
-                Opened::Dir(dir) => self.copy_from_dir(dir, index, contents, image, &mut buffer)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies contents of one layer, which stand in it in this order.
-    fn copy_from_layer(
-        &self,
-        layer: &Layer,
-        contents: &[Content],
-        image: &mut impl DataSink,
-        buffer: &mut [u8],
-    ) -> Result<()> {
-        let mut reader = layer.reopen()?;
-        let mut at = 0;
-        for content in contents.iter().filter(|content| content.size > 0) {
-            let Some(data) = self.flat.file(content.layer, content.file) else { continue };
-            let Place::Tar(offset) = data.place else { continue };
-            let changed = || Error::Changed {
-                origin: origin(layer.number),
-                path: self.flat.path_of_file(content.layer, content.file),
-            };
-            let unreadable = |source| Error::Tar {
-                layer: layer.number,
-                source: Box::new(crate::tar::Error::Io { offset, source }),
-            };
-            let gap = offset.checked_sub(at).ok_or_else(changed)?;
-            if reader.skip(gap).map_err(unreadable)? < gap {
-                return Err(changed());
-            }
-            let copied = copy_content(content, data, &mut reader, image, buffer);
-            copied.map_err(|error| self.copy_error(error, unreadable, changed))?;
-            image.end_content().map_err(|source| self.failed(source))?;
-            at = offset + data.stored();
-            self.progress.advance(content.size);
-        }
-        Ok(())
-    }
-
-    /// Copies contents of files in a source directory.
-    fn copy_from_dir(
-        &self,
-        dir: &HostDir,
-        index: usize,
-        contents: &[Content],
-        image: &mut impl DataSink,
-        buffer: &mut [u8],
-    ) -> Result<()> {
-        let text = self.flat.layers.get(index).map_or(&[][..], |files| &files.text);
-        for content in contents.iter().filter(|content| content.size > 0) {
-            let Some(data) = self.flat.file(content.layer, content.file) else { continue };
-            let Place::Host(span) = data.place else { continue };
-            let path = || text_at(text, span).to_vec();
-            let changed = || Error::Changed { origin: origin(0), path: path() };
-            let unreadable = |source| Error::Host { path: path(), source };
-            let mut file = dir.open_file(text_at(text, span)).map_err(unreadable)?;
-            let copied = copy_content(content, data, &mut file, image, buffer);
-            copied.map_err(|error| self.copy_error(error, unreadable, changed))?;
-            image.end_content().map_err(|source| self.failed(source))?;
-            self.progress.advance(content.size);
-        }
-        Ok(())
-    }
-
-    fn copy_error(
-        &self,
-        error: CopyError,
-        unreadable: impl Fn(io::Error) -> Error,
-        changed: impl Fn() -> Error,
-    ) -> Error {
-        match error {
-            CopyError::Source(source) => unreadable(source),
-            CopyError::Changed => changed(),
-            CopyError::Image(source) => self.failed(source),
-        }
+        let Self { opened, flat, output, threads, memory, kept, progress, .. } = *self;
+        let copier = Copier { opened, flat, output, threads, memory, kept, progress };
+        copier.copy(self.contents.list.iter(), image)
     }
 }
 

@@ -51,7 +51,7 @@ pub enum Error {
         /// Path or member.
         path: Vec<u8>,
     },
-    /// Given up, because another layer has failed; never what a build returns.
+    /// Given up, because another layer has failed: a build returns the error of that one.
     #[error("given up after an error in another layer")]
     Stopped,
     /// The layout and what was written disagree: a mistake of this program, not of its input.

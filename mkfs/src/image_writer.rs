@@ -19,7 +19,7 @@ use mkimg_format::verity::{Level, levels};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
 /// Bytes of one job: the blocks under one hash block.
-const BUFFER: usize = 128 * BLOCK_LEN;
+pub(crate) const BUFFER: usize = 128 * BLOCK_LEN;
 
 /// What a worker gives back: the buffer for reuse, and the hash of each of its blocks.
 type Done = io::Result<(Vec<u8>, Vec<Sha256>)>;
@@ -54,7 +54,7 @@ pub(crate) struct ImageWriter<'f> {
 }
 
 impl<'f> ImageWriter<'f> {
-    /// Starts `threads` workers in `scope`. `leaves` is told the hash of every block, in order.
+    /// Starts `threads` workers in `scope`, which may have `pending_max` buffers in hand. `leaves` is told the hash of every block, in order.
     ///
     /// Without a `header`, which tells the place of the tree, [`Self::place`] has to follow.
     pub(crate) fn start<'scope>(
@@ -62,9 +62,9 @@ impl<'f> ImageWriter<'f> {
         file: &'f File,
         header: Option<&Header>,
         threads: NonZeroUsize,
+        pending_max: usize,
         leaves: impl FnMut(&Sha256) + 'f,
     ) -> io::Result<Self> {
-        let pending_max = threads.get() * 2;
         let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads.get() {

@@ -28,6 +28,9 @@ const PIECE: usize = 1 << PIECE_BITS;
 /// Plain bytes after which a batch goes out.
 const BATCH: usize = 4 * PIECE;
 
+/// Bytes of a batch in memory at most: plain, with one piece more than makes it go out, and packed.
+pub(crate) const BATCH_MEMORY: usize = 2 * (BATCH + PIECE);
+
 /// One piece of a batch.
 struct Piece {
     /// Bytes of content; in the batch they are padded to whole blocks.
@@ -90,7 +93,7 @@ pub(crate) struct Packer<'a, 'f> {
 }
 
 impl<'a, 'f> Packer<'a, 'f> {
-    /// Starts `threads` workers in `scope`. The image is at block 1.
+    /// Starts `threads` workers in `scope`, which may have `pending_max` batches in hand. The image is at block 1.
     pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, 'f>,
         image: &'a mut ImageWriter<'f>,
@@ -98,8 +101,8 @@ impl<'a, 'f> Packer<'a, 'f> {
         compression: Compression,
         abilities: Abilities,
         threads: NonZeroUsize,
+        pending_max: usize,
     ) -> io::Result<Self> {
-        let pending_max = threads.get() * 2;
         let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads.get() {

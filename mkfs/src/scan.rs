@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use mkimg_format::erofs::{Timestamp, XattrClass, escape};
-use mkimg_oci::{Crew, Layer, LayerReader, LayerSummary};
+use mkimg_oci::{Crew, Kept, Layer, LayerReader, LayerSummary, Room};
 
 use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, XattrPair, XattrSet};
 use crate::error::{Error, Problem, Result, origin};
+use crate::memory::Memory;
 use crate::progress::Progress;
 use crate::tar;
 
@@ -39,10 +40,13 @@ const XATTR_VALUE_MAX: usize = u16::MAX as usize;
 
 const BUFFER: usize = 256 << 10;
 
-/// Most buffers of 256 KiB that the works of one layer may be apart, and the sum over all layers under way. A layer holds
-/// at most `3 * ahead + 8` of them: 10 MiB with two threads, 28 MiB with eight.
-const AHEAD_EACH: usize = 4;
-const AHEAD_ALL: usize = 16;
+/// What came of a layer.
+pub(crate) struct Scanned {
+    pub summary: LayerSummary,
+    pub scan: Scan,
+    /// Its tar, if there was room for it.
+    pub kept: Option<Kept>,
+}
 
 /// Scans all layers on up to `threads` threads and hands them over in order, lowest first.
 ///
@@ -51,24 +55,29 @@ const AHEAD_ALL: usize = 16;
 pub(crate) fn scan_layers(
     layers: &[Layer],
     threads: NonZeroUsize,
+    memory: Memory,
     progress: &dyn Progress,
-    mut take: impl FnMut(usize, LayerSummary, Scan) -> Result<()>,
+    mut take: impl FnMut(usize, Scanned) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let shared = Shared::default();
-    let crew = Crew::new(ahead(threads, layers.len()));
+    let lanes = memory.checking(threads, layers.len());
+    let shared = Shared { room: Room::new(memory.kept(threads)), ..Shared::default() };
+    let crew = Crew::new(lanes.ahead);
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         // However this ends, nobody is left behind.
         let _dismissal = Dismissal(&crew);
         // One reads a layer, one inflates it, two hash: more cannot be busy with it.
-        for _ in 0..threads.get().min(layers.len().saturating_mul(4)) {
+        for worker in 0..threads.get().min(layers.len().saturating_mul(4)) {
             let send = send.clone();
             let (next, shared, crew) = (&next, &shared, &crew);
             let scanner = move || {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(layer) = layers.get(index).filter(|_| !shared.stops()) else { break };
+                // As many layers at once as there is memory for.
+                let own = || {
+                    let index = (worker < lanes.layers).then(|| next.fetch_add(1, Ordering::Relaxed))?;
+                    Some((index, layers.get(index).filter(|_| !shared.stops())?))
+                };
+                while let Some((index, layer)) = own() {
                     let result = scan_layer(layer, crew, shared, progress);
                     // The receiver is gone after an error: nothing more to do.
                     if send.send((index, result)).is_err() {
@@ -91,12 +100,12 @@ pub(crate) fn scan_layers(
             for (index, result) in &results {
                 waiting.insert(index, result);
                 while let Some(result) = waiting.remove(&wanted) {
-                    let (summary, scan) = result?;
-                    take(wanted, summary, scan)?;
+                    take(wanted, result?)?;
                     wanted += 1;
                 }
             }
-            Ok(())
+            // A layer that nobody has scanned must never be missing without a word.
+            if wanted < layers.len() { Err(Error::Stopped) } else { Ok(()) }
         })();
         // Nobody listens any more: the scope need not wait for layers to be read to their end.
         shared.stop.store(true, Ordering::Relaxed);
@@ -105,17 +114,8 @@ pub(crate) fn scan_layers(
     })
 }
 
-/// Buffers that the works of a layer may be apart: none with a single thread, which stays in its cache, and fewer when
-/// many layers are under way.
-fn ahead(threads: NonZeroUsize, layers: usize) -> usize {
-    match threads.get() {
-        1 => 0,
-        threads => (AHEAD_ALL / threads.min(layers).max(1)).min(AHEAD_EACH),
-    }
-}
-
 /// Sends the helpers home when it goes.
-struct Dismissal<'a>(&'a Crew);
+pub(crate) struct Dismissal<'a>(pub &'a Crew);
 
 impl Drop for Dismissal<'_> {
     fn drop(&mut self) {
@@ -132,6 +132,8 @@ struct Shared {
     holes: AtomicU64,
     /// Stored parts of all sparse files.
     segments: AtomicU64,
+    /// For layers that stay in memory.
+    room: Room,
 }
 
 impl Shared {
@@ -156,23 +158,20 @@ impl Shared {
 }
 
 /// Scans one layer.
-fn scan_layer(
-    layer: &Layer,
-    crew: &Crew,
-    shared: &Shared,
-    progress: &dyn Progress,
-) -> Result<(LayerSummary, Scan)> {
-    let watched = Watched { reader: layer.open_with(crew)?, progress, seen: 0 };
+fn scan_layer(layer: &Layer, crew: &Crew, shared: &Shared, progress: &dyn Progress) -> Result<Scanned> {
+    let mut reader = layer.open_with(crew)?;
+    reader.keep(&shared.room);
+    let watched = Watched { reader, progress, seen: 0 };
     let mut reader = tar::Reader::new(watched, tar::Limits::default());
     let scanned = scan_tar(layer.number, &mut reader, shared);
     if shared.stops() {
-        return scanned.and(Err(Error::Stopped));
+        return Err(scanned.err().unwrap_or(Error::Stopped));
     }
     // A damaged blob makes any nonsense of a tar: its digest speaks first.
     let Watched { reader, seen, .. } = reader.into_inner();
-    let summary = reader.finish()?;
+    let (summary, kept) = reader.finish_kept()?;
     progress.advance(summary.blob_size.saturating_sub(seen));
-    Ok((summary, scanned?))
+    Ok(Scanned { summary, scan: scanned?, kept })
 }
 
 /// A layer whose reading is shown.

@@ -13,7 +13,7 @@ use layers::{
     Blob, Layer, build, build_into, file, gzip, layout_files, names_in, oci_dir, one_line, options, scratch,
     tar_of, write_layers, write_layout,
 };
-use mkimg_mkfs::{Error, Progress, Stage};
+use mkimg_mkfs::{Compression, Error, Memory, Options, Progress, Stage};
 use mkimg_oci::SourceSpec;
 
 /// Does something to the source when a stage begins.
@@ -33,9 +33,18 @@ impl<F: FnMut() + Send> Progress for Meddler<F> {
 
 /// Builds while `act` meddles with the source between the passes.
 fn build_and(source: &SourceSpec, out: &Path, act: impl FnMut() + Send) -> Result<(), Error> {
+    build_with(source, out, &options(2), act)
+}
+
+fn build_with(
+    source: &SourceSpec,
+    out: &Path,
+    options: &Options,
+    act: impl FnMut() + Send,
+) -> Result<(), Error> {
     std::fs::create_dir_all(out).unwrap();
     let meddler = Meddler { stage: Stage::Copy, act: Mutex::new(act) };
-    let result = mkimg_mkfs::build(source, &out.join("image"), &options(2), &meddler).map(drop);
+    let result = mkimg_mkfs::build(source, &out.join("image"), options, &meddler).map(drop);
     if result.is_err() {
         assert_eq!(names_in(out), [""; 0]);
     }
@@ -48,6 +57,18 @@ fn layers() -> Vec<Layer> {
         vec![file("a", content(b'a')), file("b", content(b'b')), file("hidden", content(b'h'))],
         vec![file("c", content(b'c')), file(".wh.hidden", "")],
     ]
+}
+
+/// Bytes that do not compress, so that a blob is as long as its tar.
+fn noise(length: usize, seed: u8) -> Vec<u8> {
+    let mut state = u64::from(seed) << 32 | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..length.div_ceil(8)).flat_map(|_| next()).take(length).collect()
 }
 
 fn content_of(image: &Path, path: &[u8]) -> Vec<u8> {
@@ -124,28 +145,100 @@ fn blobs_that_change_between_the_passes() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// Builds without compression and with it, on one thread and on several.
+fn all_options(memory: Memory) -> impl Iterator<Item = (String, Options)> {
+    let all =
+        [(Compression::None, 1), (Compression::None, 8), (Compression::Lz4, 2), (Compression::Zstd(3), 3)];
+    all.into_iter().map(move |(compression, threads)| {
+        let min_kernel = compression.min_kernel();
+        let options = Options { compression, min_kernel, memory, ..options(threads) };
+        (format!("{compression} on {threads} threads"), options)
+    })
+}
+
+/// A layer that does not stay in memory, whatever the number of threads.
+fn large_layers() -> Vec<Layer> {
+    let content = |byte: u8| noise(3_000_000, byte);
+    vec![
+        vec![file("a", content(b'a')), file("hidden", content(b'h')), file("b", content(b'b'))],
+        vec![file("c", content(b'c')), file(".wh.hidden", "")],
+    ]
+}
+
 #[test]
 fn compressed_blobs_that_change_between_the_passes() {
-    let tars: Vec<Vec<u8>> = layers().iter().map(|layer| tar_of(layer)).collect();
+    let tars: Vec<Vec<u8>> = large_layers().iter().map(|layer| tar_of(layer)).collect();
     let other = |change: fn(&mut Vec<u8>)| {
         let mut tar = tars[0].clone();
         change(&mut tar);
         gzip(&tar)
     };
-    let flipped = other(|tar| tar[2000] ^= 1);
-    let shorter = other(|tar| tar.truncate(200_000));
-    let cut = gzip(&tars[0])[..200].to_vec();
-    for (name, bytes) in
-        [("flipped", flipped), ("shorter", shorter), ("cut", cut), ("no gzip", vec![0x55; 5000])]
-    {
+    let cases = [
+        ("flipped", other(|tar| tar[2000] ^= 1)),
+        ("flipped in the last content", other(|tar| tar[8_000_000] ^= 1)),
+        ("shorter", other(|tar| tar.truncate(200_000))),
+        ("cut", gzip(&tars[0])[..200].to_vec()),
+        ("cut behind the first content", gzip(&tars[0])[..4_000_000].to_vec()),
+        ("no gzip", vec![0x55; 5000]),
+    ];
+    for (how, options) in all_options(Memory::MIN) {
+        for (name, bytes) in &cases {
+            let dir = scratch();
+            let blobs: Vec<Blob> = tars.iter().map(|tar| Blob::gzip(tar)).collect();
+            let paths = write_layout(&dir.path().join("layout"), &blobs);
+            let source = oci_dir(&dir.path().join("layout"));
+            let out = dir.path().join("out");
+            let error = build_with(&source, &out, &options, || std::fs::write(&paths[0], bytes).unwrap());
+            let text = one_line(&error.unwrap_err());
+            assert!(text.contains("layer 1"), "{how}, {name}: {text}");
+        }
+    }
+}
+
+/// A layer that is still in memory is as it was checked: what becomes of its blob does not matter any more.
+#[test]
+fn layers_in_memory_do_not_change() {
+    let layers = layers();
+    for (how, options) in all_options(Memory::suits(Compression::None)) {
         let dir = scratch();
-        let blobs: Vec<Blob> = tars.iter().map(|tar| Blob::gzip(tar)).collect();
+        let blobs: Vec<Blob> = layers.iter().map(|layer| Blob::gzip(&tar_of(layer))).collect();
         let paths = write_layout(&dir.path().join("layout"), &blobs);
         let source = oci_dir(&dir.path().join("layout"));
-        let error =
-            build_and(&source, &dir.path().join("out"), || std::fs::write(&paths[0], &bytes).unwrap());
-        let text = one_line(&error.unwrap_err());
-        assert!(text.contains("layer 1"), "{name}: {text}");
+        let (undisturbed, out) = (dir.path().join("undisturbed"), dir.path().join("out"));
+        build_with(&source, &undisturbed, &options, || ()).unwrap();
+        let act = || paths.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        build_with(&source, &out, &options, act).unwrap();
+        let read = |dir: &Path| std::fs::read(dir.join("image")).unwrap();
+        assert!(read(&out) == read(&undisturbed), "{how}");
+    }
+}
+
+/// Content behind the last survivor, and layers without any, are not read again.
+#[test]
+fn what_is_not_wanted_is_not_read_again() {
+    let content = |byte: u8| noise(3_000_000, byte);
+    let layers = [
+        vec![file("gone", content(b'g')), file("gone too", content(b't'))],
+        vec![file("kept", "kept"), file("hidden", content(b'h')), file("behind", content(b'b'))],
+        vec![file(".wh.gone", ""), file(".wh.gone too", ""), file(".wh.hidden", ""), file(".wh.behind", "")],
+    ];
+    for (how, options) in all_options(Memory::MIN) {
+        let dir = scratch();
+        let blobs: Vec<Blob> = layers.iter().map(|layer| Blob::gzip(&tar_of(layer))).collect();
+        let paths = write_layout(&dir.path().join("layout"), &blobs);
+        let out = dir.path().join("out");
+        let act = || {
+            std::fs::remove_file(&paths[0]).unwrap();
+            // Overwritten, not cut: the size is looked at when a blob is opened.
+            let second = std::fs::File::options().write(true).open(&paths[1]).unwrap();
+            let length = second.metadata().unwrap().len();
+            second.write_all_at(&vec![0; 4_000_000], length - 4_000_000).unwrap();
+        };
+        build_with(&oci_dir(&dir.path().join("layout")), &out, &options, act)
+            .unwrap_or_else(|error| panic!("{how}: {error}"));
+        if options.compression == Compression::None {
+            assert_eq!(content_of(&out.join("image"), b"/kept"), b"kept");
+        }
     }
 }
 

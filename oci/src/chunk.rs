@@ -26,6 +26,9 @@ impl Deref for Chunk {
     }
 }
 
+/// Buffers that a ring remembers. What is kept longer than so many others is not coming back soon.
+const REMEMBERED: usize = 64;
+
 /// Buffers of one size. As many are made as there are chunks alive at once.
 pub(crate) struct Ring {
     size: usize,
@@ -42,6 +45,9 @@ impl Ring {
     pub(crate) fn fill<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Chunk, E> {
         let free = self.buffers.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some());
         let index = free.unwrap_or_else(|| {
+            if self.buffers.len() == REMEMBERED {
+                self.buffers.remove(0);
+            }
             self.buffers.push(Arc::from(vec![0; self.size]));
             self.buffers.len() - 1
         });
@@ -65,6 +71,15 @@ mod tests {
             Ok(3)
         });
         filled.unwrap_or_default()
+    }
+
+    /// Chunks that stay alive cost neither time nor memory when the ring is searched.
+    #[test]
+    fn old_buffers_are_forgotten() {
+        let mut ring = Ring::new(8);
+        let kept: Vec<Chunk> = (0..200).map(|byte| chunk(&mut ring, byte)).collect();
+        assert_eq!(ring.buffers.len(), REMEMBERED);
+        assert!(kept.iter().zip(0..).all(|(chunk, byte)| chunk[..] == [byte; 3]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The checked reading of layers, cut into pieces of work that any thread may take.
+//! The reading of layers, cut into pieces of work that any thread may take.
 //!
 //! ```text
 //! blob ── read and inflate ──┬── chunks of the tar ──> reader
@@ -11,6 +11,9 @@
 //! The thread that reads the layer does so whenever it would wait, so it needs no helper and never waits for one that has
 //! not begun. With and without helpers the same code sees the same bytes in the same order: there is one set of errors.
 //!
+//! The second pass takes no digests, and says which parts of the tar it wants: the rest is dropped where it is inflated, and
+//! behind the last part nothing is read. A layer that was kept from the first pass is one that is ready from the start.
+//!
 //! Nobody waits with the state of a work in hand, but for a decoder whose blob is read faster than it is hashed; that
 //! hasher is then in the hands of somebody who does not wait. So there is always a thread that goes on.
 
@@ -21,6 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::chunk::Chunk;
 use crate::decode::{Decoder, Fault};
 use crate::digest::{Digest, Hasher};
+use crate::wanted::Wanted;
 
 /// Threads that read layers together.
 ///
@@ -34,8 +38,8 @@ impl Crew {
     /// A crew that lets each work of a layer get `ahead` chunks of 256 KiB further than the next one, which takes up to
     /// `3 * ahead + 8` buffers a layer. With 0 nothing is done ahead, and helpers find little to do.
     pub fn new(ahead: usize) -> Crew {
-        let lines = Lines { next: 0, ahead, closed: false, lines: BTreeMap::new() };
-        Crew { floor: Arc::new(Floor { lines: Mutex::new(lines), changed: Condvar::new() }) }
+        let lines = Lines { next: 0, ahead, closed: false, idle: 0, lines: BTreeMap::new() };
+        Crew { floor: Arc::new(Floor { lines: Mutex::new(lines), work: Condvar::new() }) }
     }
 
     /// Works for the readers of layers until the crew is dismissed.
@@ -44,8 +48,12 @@ impl Crew {
         while !lines.closed {
             let job = lines.lines.iter_mut().find_map(|(id, line)| Some((*id, line.job()?)));
             lines = match job {
-                Some((id, job)) => self.floor.work(lines, id, job),
-                None => self.floor.wait(lines),
+                Some((id, job)) => {
+                    // Whoever finds work looks whether there is enough for one more.
+                    self.floor.call(&lines);
+                    self.floor.work(lines, id, job)
+                }
+                None => self.floor.idle(lines),
             };
         }
     }
@@ -53,7 +61,7 @@ impl Crew {
     /// Sends all helpers home, now and later. Readers go on by themselves.
     pub fn dismiss(&self) {
         self.floor.lock().closed = true;
-        self.floor.changed.notify_all();
+        self.floor.work.notify_all();
     }
 
     /// A place for one more layer.
@@ -61,21 +69,23 @@ impl Crew {
         let mut lines = self.floor.lock();
         let id = lines.next;
         lines.next += 1;
-        Tap { floor: Arc::clone(&self.floor), id }
+        Tap { floor: Arc::clone(&self.floor), id, changed: Arc::default() }
     }
 }
 
 /// What is to be done. What somebody has in hand is not here.
 struct Floor {
     lines: Mutex<Lines>,
-    /// Something was put back, or taken away that stood in the way.
-    changed: Condvar,
+    /// There is a job for one of those who have none.
+    work: Condvar,
 }
 
 struct Lines {
     next: u64,
     ahead: usize,
     closed: bool,
+    /// Helpers that wait for work.
+    idle: usize,
     /// By age, so that what was begun first is helped first.
     lines: BTreeMap<u64, Line>,
 }
@@ -85,8 +95,27 @@ impl Floor {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&'a self, lines: MutexGuard<'a, Lines>) -> MutexGuard<'a, Lines> {
-        self.changed.wait(lines).unwrap_or_else(PoisonError::into_inner)
+    /// Waits as a helper without work.
+    fn idle<'a>(&'a self, mut lines: MutexGuard<'a, Lines>) -> MutexGuard<'a, Lines> {
+        lines.idle += 1;
+        let mut lines = self.work.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        lines.idle -= 1;
+        lines
+    }
+
+    /// Wakes one idle helper if there is a job. Waking is dear: nobody is woken who would find nothing.
+    fn call(&self, lines: &Lines) {
+        if lines.idle > 0 && lines.lines.values().any(|line| line.next_work().is_some()) {
+            self.work.notify_one();
+        }
+    }
+
+    /// Tells those who wait that something was put back to line `id`, or taken away that stood in the way.
+    fn changed(&self, lines: &Lines, id: u64) {
+        if let Some(line) = lines.lines.get(&id).filter(|line| line.waiting > 0) {
+            line.changed.notify_all();
+        }
+        self.call(lines);
     }
 
     /// Does a job of line `id` while others have the floor.
@@ -99,7 +128,7 @@ impl Floor {
         if let Some(line) = lines.lines.get_mut(&id) {
             line.put_back(done);
         }
-        self.changed.notify_all();
+        self.changed(&lines, id);
         lines
     }
 }
@@ -113,10 +142,11 @@ struct InHand<'a> {
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            if let Some(line) = self.floor.lock().lines.get_mut(&self.id) {
+            let mut lines = self.floor.lock();
+            if let Some(line) = lines.lines.get_mut(&self.id) {
                 line.lost = true;
             }
-            self.floor.changed.notify_all();
+            self.floor.changed(&lines, self.id);
         }
     }
 }
@@ -124,20 +154,28 @@ impl Drop for InHand<'_> {
 /// One layer on its way.
 struct Line {
     ahead: usize,
+    /// None in somebody's hand, and of a layer that needs none.
     decoder: Option<Box<Decoder>>,
-    /// Decoded and not yet read.
-    ready: VecDeque<Chunk>,
+    /// What is still to be decoded and read.
+    wanted: Wanted,
+    /// Decoded and not yet read, each chunk with its place in the tar.
+    ready: VecDeque<(u64, Chunk)>,
     /// Nothing follows what is ready.
     ended: bool,
     /// Why nothing does, if it is not the end.
     fault: Option<Fault>,
-    blob: Lane,
-    /// None if the tar is the blob.
+    /// None in the second pass.
+    blob: Option<Lane>,
+    /// None in the second pass, or if the tar is the blob.
     tar: Option<Lane>,
     /// Bytes read of the blob, and produced of the tar, when the decoder was last seen.
     progress: (u64, u64),
     /// A thread died over this layer.
     lost: bool,
+    /// Threads that wait for this line: the one that reads it, or one that has its decoder.
+    waiting: usize,
+    /// For these.
+    changed: Arc<Condvar>,
 }
 
 /// Bytes on their way into a digest.
@@ -152,8 +190,17 @@ enum Side {
     Tar,
 }
 
+/// What somebody could do.
+#[derive(Clone, Copy)]
+enum Work {
+    Decode,
+    Hash(Side),
+}
+
+/// The same, with all that it takes.
 enum Job {
-    Decode(Box<Decoder>),
+    /// From a byte of the tar on, if it can be reached without reading.
+    Decode(Box<Decoder>, u64),
     Hash(Side, Box<Hasher>, Chunk),
 }
 
@@ -165,8 +212,9 @@ enum Done {
 impl Job {
     fn run(self) -> Done {
         match self {
-            Job::Decode(mut decoder) => {
-                let outcome = decoder.refill().map(|()| decoder.take());
+            Job::Decode(mut decoder, from) => {
+                decoder.jump(from);
+                let outcome = decoder.next();
                 Done::Decoded(decoder, outcome)
             }
             Job::Hash(side, mut hasher, chunk) => {
@@ -182,28 +230,56 @@ impl Lane {
         Lane { hasher: Some(Box::new(hasher)), queue: VecDeque::new() }
     }
 
-    fn job(&mut self, side: Side) -> Option<Job> {
-        // In this order: a hasher taken out of an idle lane would be lost.
-        let hasher = self.hasher.take_if(|_| !self.queue.is_empty())?;
-        Some(Job::Hash(side, hasher, self.queue.pop_front()?))
+    fn has_work(&self) -> bool {
+        self.hasher.is_some() && !self.queue.is_empty()
     }
 }
 
 impl Line {
-    /// The next thing to do: decoding, as all the rest depends on it, unless it is far enough ahead.
-    fn job(&mut self) -> Option<Job> {
-        let ahead = self.ready.len().max(self.tar.as_ref().map_or(0, |tar| tar.queue.len()));
-        let decoder = self.decoder.take_if(|_| !self.ended && !self.lost && ahead <= self.ahead);
-        decoder.map(Job::Decode).or_else(|| self.hash_job())
+    fn lane(&mut self, side: Side) -> Option<&mut Lane> {
+        match side {
+            Side::Blob => self.blob.as_mut(),
+            Side::Tar => self.tar.as_mut(),
+        }
     }
 
-    fn hash_job(&mut self) -> Option<Job> {
-        let blob = self.blob.queue.len();
-        let tar_first = self.tar.as_mut().filter(|tar| tar.queue.len() > blob);
-        tar_first
-            .and_then(|tar| tar.job(Side::Tar))
-            .or_else(|| self.blob.job(Side::Blob))
-            .or_else(|| self.tar.as_mut()?.job(Side::Tar))
+    /// The next thing to do: decoding, as all the rest depends on it, unless it is far enough ahead.
+    fn next_work(&self) -> Option<Work> {
+        let queued = |lane: &Option<Lane>| lane.as_ref().map_or(0, |lane| lane.queue.len());
+        let ahead = self.ready.len().max(queued(&self.tar));
+        let decodes = self.decoder.is_some() && !self.ended && !self.lost && ahead <= self.ahead;
+        if decodes { Some(Work::Decode) } else { self.next_hash() }
+    }
+
+    /// The longer queue first.
+    fn next_hash(&self) -> Option<Work> {
+        let work =
+            |lane: &Option<Lane>| lane.as_ref().filter(|lane| lane.has_work()).map(|lane| lane.queue.len());
+        match (work(&self.blob), work(&self.tar)) {
+            (Some(blob), Some(tar)) if tar > blob => Some(Work::Hash(Side::Tar)),
+            (Some(_), _) => Some(Work::Hash(Side::Blob)),
+            (None, Some(_)) => Some(Work::Hash(Side::Tar)),
+            (None, None) => None,
+        }
+    }
+
+    fn take(&mut self, work: Work) -> Option<Job> {
+        match work {
+            Work::Decode => {
+                let from = self.wanted.next(self.progress.1).unwrap_or(0);
+                Some(Job::Decode(self.decoder.take()?, from))
+            }
+            Work::Hash(side) => {
+                let lane = self.lane(side)?;
+                // In this order: a hasher taken out of an idle lane would be lost.
+                let hasher = lane.hasher.take_if(|_| !lane.queue.is_empty())?;
+                Some(Job::Hash(side, hasher, lane.queue.pop_front()?))
+            }
+        }
+    }
+
+    fn job(&mut self) -> Option<Job> {
+        self.take(self.next_work()?)
     }
 
     fn put_back(&mut self, done: Done) {
@@ -213,25 +289,32 @@ impl Line {
                 self.decoder = Some(decoder);
                 match outcome {
                     Ok(chunk) if chunk.is_empty() => self.ended = true,
-                    Ok(chunk) => {
-                        if let Some(tar) = &mut self.tar {
-                            tar.queue.push_back(chunk.clone());
-                        }
-                        self.ready.push_back(chunk);
-                    }
+                    Ok(chunk) => self.add(chunk),
                     Err(fault) => {
                         self.ended = true;
                         self.fault = Some(fault);
                     }
                 }
             }
-            Done::Hashed(Side::Blob, hasher) => self.blob.hasher = Some(hasher),
-            Done::Hashed(Side::Tar, hasher) => {
-                if let Some(tar) = &mut self.tar {
-                    tar.hasher = Some(hasher);
+            Done::Hashed(side, hasher) => {
+                if let Some(lane) = self.lane(side) {
+                    lane.hasher = Some(hasher);
                 }
             }
         }
+    }
+
+    /// Takes in what was decoded last.
+    fn add(&mut self, chunk: Chunk) {
+        if let Some(tar) = &mut self.tar {
+            tar.queue.push_back(chunk.clone());
+        }
+        let end = self.progress.1;
+        let start = end.saturating_sub(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        if self.wanted.next(start).is_some_and(|next| next < end) {
+            self.ready.push_back((start, chunk));
+        }
+        self.ended = self.wanted.ends_at(end);
     }
 }
 
@@ -240,33 +323,64 @@ fn lost() -> io::Error {
 }
 
 /// Where the decoder of a layer drops what it reads of the blob.
+#[derive(Clone)]
 pub(crate) struct Tap {
     floor: Arc<Floor>,
     id: u64,
+    changed: Arc<Condvar>,
 }
 
 impl Tap {
-    /// The same place again.
-    pub(crate) fn share(&self) -> Tap {
-        Tap { floor: Arc::clone(&self.floor), id: self.id }
+    /// Begins the line of a layer that is checked. Until then nothing may be pushed.
+    pub(crate) fn check(self, decoder: Decoder, blob: Hasher, tar: Option<Hasher>) -> Stream {
+        self.start(|line| {
+            line.decoder = Some(Box::new(decoder));
+            line.wanted = Wanted::everything();
+            line.blob = Some(Lane::new(blob));
+            line.tar = tar.map(Lane::new);
+        })
     }
 
-    /// Begins the line. Until then nothing may be pushed.
-    pub(crate) fn start(self, decoder: Decoder, blob: Hasher, tar: Option<Hasher>) -> Stream {
+    /// Begins the line of a layer that was checked before, of which `wanted` is read.
+    pub(crate) fn reread(self, decoder: Decoder, wanted: Wanted) -> Stream {
+        self.start(|line| {
+            line.decoder = Some(Box::new(decoder));
+            line.ended = wanted.ends_at(0);
+            line.wanted = wanted;
+        })
+    }
+
+    /// Begins the line of a layer that is in memory: nothing is left to do.
+    pub(crate) fn recall(self, chunks: impl Iterator<Item = Chunk>) -> Stream {
+        self.start(|line| {
+            for chunk in chunks {
+                let start = line.progress.1;
+                line.progress.1 = start.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                line.ready.push_back((start, chunk));
+            }
+            line.ended = true;
+        })
+    }
+
+    fn start(self, set_up: impl FnOnce(&mut Line)) -> Stream {
         let mut lines = self.floor.lock();
-        let line = Line {
+        let mut line = Line {
             ahead: lines.ahead,
-            decoder: Some(Box::new(decoder)),
+            decoder: None,
+            wanted: Wanted::default(),
             ready: VecDeque::new(),
             ended: false,
             fault: None,
-            blob: Lane::new(blob),
-            tar: tar.map(Lane::new),
+            blob: None,
+            tar: None,
             progress: (0, 0),
             lost: false,
+            waiting: 0,
+            changed: Arc::clone(&self.changed),
         };
+        set_up(&mut line);
         lines.lines.insert(self.id, line);
-        self.floor.changed.notify_all();
+        self.floor.call(&lines);
         drop(lines);
         Stream { place: self }
     }
@@ -275,14 +389,12 @@ impl Tap {
     pub(crate) fn push(&self, chunk: Chunk) -> io::Result<()> {
         let mut chunk = Some(chunk);
         self.until(|line| {
-            if let Some(chunk) = chunk.take() {
-                line.blob.queue.push_back(chunk);
-                self.floor.changed.notify_all();
-            }
-            if line.blob.queue.len() <= line.ahead {
+            let Some(lane) = &mut line.blob else { return Next::Answer(()) };
+            lane.queue.extend(chunk.take());
+            if lane.queue.len() <= line.ahead {
                 return Next::Answer(());
             }
-            line.blob.job(Side::Blob).map_or(Next::Wait, Next::Work)
+            line.take(Work::Hash(Side::Blob)).map_or(Next::Wait, Next::Work)
         })
     }
 
@@ -293,9 +405,22 @@ impl Tap {
             // Without a line nobody reads any more.
             let line = lines.lines.get_mut(&self.id).filter(|line| !line.lost).ok_or_else(lost)?;
             lines = match next(line) {
-                Next::Answer(answer) => return Ok(answer),
-                Next::Work(job) => self.floor.work(lines, self.id, job),
-                Next::Wait => self.floor.wait(lines),
+                Next::Answer(answer) => {
+                    self.floor.changed(&lines, self.id);
+                    return Ok(answer);
+                }
+                Next::Work(job) => {
+                    self.floor.call(&lines);
+                    self.floor.work(lines, self.id, job)
+                }
+                Next::Wait => {
+                    line.waiting += 1;
+                    let mut lines = self.changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
+                    if let Some(line) = lines.lines.get_mut(&self.id) {
+                        line.waiting -= 1;
+                    }
+                    lines
+                }
             };
         }
     }
@@ -313,18 +438,31 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// The next chunk of the tar; an empty one at the end. After a fault, all further calls say that it is the end.
-    pub(crate) fn next(&self) -> Result<Chunk, Fault> {
+    /// The next chunk of the tar and its place in it; an empty one at the end. After a fault, all further calls say that it
+    /// is the end.
+    pub(crate) fn next(&self) -> Result<(u64, Chunk), Fault> {
         self.place.until(|line| {
             if let Some(chunk) = line.ready.pop_front() {
-                self.place.floor.changed.notify_all();
                 return Next::Answer(Ok(chunk));
             }
             if line.ended {
-                return Next::Answer(line.fault.take().map_or_else(|| Ok(Chunk::default()), Err));
+                let end = (line.progress.1, Chunk::default());
+                return Next::Answer(line.fault.take().map_or(Ok(end), Err));
             }
             line.job().map_or(Next::Wait, Next::Work)
         })?
+    }
+
+    /// Says that nothing before byte `to` of the tar is wanted any more.
+    pub(crate) fn forget(&self, to: u64) -> io::Result<()> {
+        self.place.until(|line| {
+            line.wanted.forget(to);
+            let ends = |(start, chunk): &(u64, Chunk)| start.saturating_add(chunk.len() as u64);
+            while line.ready.front().is_some_and(|chunk| ends(chunk) <= to) {
+                line.ready.pop_front();
+            }
+            Next::Answer(())
+        })
     }
 
     /// Reads the rest of the blob behind the end or the fault; the number of bytes the blob turned out to have.
@@ -336,11 +474,12 @@ impl Stream {
     /// Digests of all of the blob and, if it is another stream, of all of the tar.
     pub(crate) fn digests(&self) -> io::Result<(Digest, Option<Digest>)> {
         let (blob, tar) = self.place.until(|line| {
-            if let Some(job) = line.hash_job() {
+            if let Some(job) = line.next_hash().and_then(|work| line.take(work)) {
                 return Next::Work(job);
             }
             let tar_idle = line.tar.as_ref().is_none_or(|tar| tar.hasher.is_some());
-            match line.blob.hasher.take_if(|_| tar_idle) {
+            let blob = line.blob.as_mut().and_then(|blob| blob.hasher.take_if(|_| tar_idle));
+            match blob {
                 Some(blob) => Next::Answer((blob, line.tar.as_mut().and_then(|tar| tar.hasher.take()))),
                 None => Next::Wait,
             }
@@ -357,7 +496,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let line = self.place.floor.lock().lines.remove(&self.place.id);
-        self.place.floor.changed.notify_all();
+        self.place.changed.notify_all();
         drop(line);
     }
 }
@@ -379,9 +518,9 @@ mod tests {
         file.write_all(&vec![7; bytes]).unwrap();
         let place = crew.enter();
         let extent = Extent { file: Arc::new(file), offset: 0, len: bytes as u64 };
-        let blob = Blob::new(extent, Some(place.share()));
+        let blob = Blob::new(extent, Some(place.clone()));
         let decoder = Decoder::new(blob, Compression::None, &Limits::default()).unwrap();
-        place.start(decoder, Hasher::sha256(), None)
+        place.check(decoder, Hasher::sha256(), None)
     }
 
     /// A decoder or a hasher that is lost with its thread ends the layer with an error, not with a wait for ever.
@@ -395,7 +534,7 @@ mod tests {
                 Next::Answer(if loss == "decoder" {
                     line.decoder.take().is_some()
                 } else {
-                    line.blob.hasher.take().is_some()
+                    line.blob.as_mut().unwrap().hasher.take().is_some()
                 })
             });
             assert!(taken.unwrap(), "{loss}");
@@ -403,7 +542,7 @@ mod tests {
                 let reader = scope.spawn(|| {
                     let read = loop {
                         match stream.next() {
-                            Ok(chunk) if chunk.is_empty() => break Ok(()),
+                            Ok((_, chunk)) if chunk.is_empty() => break Ok(()),
                             Ok(_) => {}
                             Err(fault) => break Err(fault),
                         }
@@ -426,7 +565,7 @@ mod tests {
         let stream = stream(&crew, 2 << 20);
         crew.dismiss();
         crew.help();
-        while !stream.next().unwrap().is_empty() {}
+        while !stream.next().unwrap().1.is_empty() {}
         assert_eq!(stream.drain().unwrap(), 2 << 20);
         assert_eq!(stream.digests().unwrap(), (Digest::of(&vec![7; 2 << 20]), None));
         assert_eq!(stream.progress(), (2 << 20, 2 << 20));
@@ -443,7 +582,8 @@ mod tests {
                 lines = crew.floor.work(lines, stream.place.id, job);
             }
             let line = &lines.lines[&stream.place.id];
-            assert_eq!((line.ready.len(), line.blob.queue.len()), (ahead + 1, 0), "{ahead}");
+            let queued = line.blob.as_ref().unwrap().queue.len();
+            assert_eq!((line.ready.len(), queued), (ahead + 1, 0), "{ahead}");
         }
     }
 }

@@ -106,7 +106,6 @@ pub(crate) struct Decoder {
     pub(crate) blob: Blob,
     codec: Codec,
     ring: Ring,
-    out: Chunk,
     /// Uncompressed bytes produced so far.
     pub(crate) produced: u64,
     limit: u64,
@@ -132,65 +131,26 @@ impl Decoder {
     }
 
     fn with(blob: Blob, codec: Codec, limits: &Limits) -> Decoder {
-        let out = Chunk::default();
-        Decoder { blob, codec, ring: Ring::new(BUFFER), out, produced: 0, limit: limits.layer_bytes }
+        Decoder { blob, codec, ring: Ring::new(BUFFER), produced: 0, limit: limits.layer_bytes }
     }
 
-    /// Bytes that were produced and not consumed. Without compression they are those of the blob.
-    pub(crate) fn chunk(&self) -> &Chunk {
-        match self.codec {
-            Codec::Plain => &self.blob.at_hand,
-            _ => &self.out,
-        }
-    }
-
-    /// Consumes the chunk and hands it over.
-    pub(crate) fn take(&mut self) -> Chunk {
-        match self.codec {
-            Codec::Plain => std::mem::take(&mut self.blob.at_hand),
-            _ => std::mem::take(&mut self.out),
-        }
-    }
-
-    pub(crate) fn consume(&mut self, n: usize) {
-        match self.codec {
-            Codec::Plain => self.blob.consume(n),
-            _ => self.out.consume(n),
-        }
-    }
-
-    /// Produces the next chunk when there is none. It stays empty at the end.
-    pub(crate) fn refill(&mut self) -> Result<(), Fault> {
-        if !self.chunk().is_empty() {
-            return Ok(());
-        }
-        match &mut self.codec {
+    /// The next chunk; an empty one at the end.
+    pub(crate) fn next(&mut self) -> Result<Chunk, Fault> {
+        let filled = match &mut self.codec {
             Codec::Plain => {
                 self.blob.fill()?;
+                Ok(std::mem::take(&mut self.blob.at_hand))
             }
-            Codec::Refused(reason) => return Err(Fault::Malformed(reason.clone())),
-            Codec::Gzip(gzip) => {
-                self.out = Chunk::default();
-                match self.ring.fill(|out| gzip.run(&mut self.blob, out)) {
-                    Ok(chunk) => self.out = chunk,
-                    Err(fault) => return Err(self.stop(fault)),
-                }
-            }
+            Codec::Refused(reason) => Err(Fault::Malformed(reason.clone())),
+            Codec::Gzip(gzip) => self.ring.fill(|out| gzip.run(&mut self.blob, out)),
             Codec::Zstd { decoder, in_frame, any } => {
-                self.out = Chunk::default();
-                match self.ring.fill(|out| unzstd(&mut self.blob, decoder, in_frame, any, out)) {
-                    Ok(chunk) => self.out = chunk,
-                    Err(fault) => return Err(self.stop(fault)),
-                }
+                self.ring.fill(|out| unzstd(&mut self.blob, decoder, in_frame, any, out))
             }
-        }
-        let n = u64::try_from(self.chunk().len()).unwrap_or(u64::MAX);
+        };
+        let chunk = filled.map_err(|fault| self.stop(fault))?;
+        let n = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         self.produced = self.produced.saturating_add(n);
-        if self.produced > self.limit {
-            self.consume(usize::MAX);
-            return Err(Fault::TooLong);
-        }
-        Ok(())
+        if self.produced > self.limit { Err(Fault::TooLong) } else { Ok(chunk) }
     }
 
     /// A decoder that has failed must not be asked to go on.
@@ -201,30 +161,11 @@ impl Decoder {
         fault
     }
 
-    /// Skips `n` uncompressed bytes; without compression by moving on in the file. Returns the number skipped, which is
-    /// smaller at the end.
-    pub(crate) fn skip(&mut self, n: u64) -> Result<u64, Fault> {
-        let mut left = n;
-        loop {
-            let take = self.chunk().len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.consume(take);
-            left -= u64::try_from(take).unwrap_or(0);
-            if left == 0 {
-                return Ok(n);
-            }
-            if let Codec::Plain = self.codec {
-                // The chunk is used up here; a hash would miss the bytes jumped over.
-                if self.blob.tap.is_none() {
-                    let jump = left.min(self.blob.extent.len.saturating_sub(self.blob.read));
-                    self.blob.read += jump;
-                    self.produced = self.produced.saturating_add(jump);
-                    return Ok(n - left + jump);
-                }
-            }
-            self.refill()?;
-            if self.chunk().is_empty() {
-                return Ok(n - left);
-            }
+    /// Goes on at byte `to` of a tar that is neither compressed nor hashed. All others have to be read up to there.
+    pub(crate) fn jump(&mut self, to: u64) {
+        if matches!(self.codec, Codec::Plain) && self.blob.tap.is_none() {
+            self.blob.read = to.min(self.blob.extent.len).max(self.blob.read);
+            self.produced = self.blob.read;
         }
     }
 }

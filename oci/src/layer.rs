@@ -9,8 +9,10 @@ use crate::crew::{Crew, Stream};
 use crate::decode::{Blob, Decoder, Fault};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Mismatch, quote, same_digest};
+use crate::kept::{Kept, Room};
 use crate::limits::Limits;
 use crate::store::{Extent, Store};
+use crate::wanted::Wanted;
 
 /// One layer of an image. Opening it is cheap and can be done from several threads at once.
 #[derive(Clone)]
@@ -84,8 +86,9 @@ impl Layer {
         let compressed = self.compression != Compression::None;
         // The tar of a plain blob is the blob: one hash serves both.
         let tar_hasher = (compressed || !tar_hasher.same_algorithm(&blob_hasher)).then_some(tar_hasher);
+        let likely_size = self.likely_size(&extent);
         let place = crew.enter();
-        let blob = Blob::new(extent, Some(place.share()));
+        let blob = Blob::new(extent, Some(place.clone()));
         let decoder = match self.contradiction(looks) {
             Some(reason) => Decoder::refused(blob, reason, &self.limits),
             None => Decoder::new(blob, self.compression, &self.limits)
@@ -93,9 +96,11 @@ impl Layer {
         };
         Ok(LayerReader {
             label,
-            stream: place.start(decoder, blob_hasher, tar_hasher),
+            stream: place.check(decoder, blob_hasher, tar_hasher),
             chunk: Chunk::default(),
             fault: None,
+            likely_size,
+            kept: None,
             size: self.size,
             digest: self.digest,
             diff_id: self.diff_id,
@@ -103,13 +108,35 @@ impl Layer {
         })
     }
 
-    /// Second pass: the same bytes without any check of digests. Only for a layer whose first pass went well.
+    /// Second pass: the same bytes without any check of digests. Only for a layer whose first pass went well. All is done by
+    /// the calling thread.
     pub fn reopen(&self) -> Result<LayerData, Error> {
+        self.reopen_with(&Crew::new(0), Wanted::everything())
+    }
+
+    /// As [`reopen`](Layer::reopen), with a crew that inflates ahead what is wanted. Nothing else can be read.
+    pub fn reopen_with(&self, crew: &Crew, wanted: Wanted) -> Result<LayerData, Error> {
         let label = self.label();
         let blob = Blob::new(self.locate()?, None);
         let decoder =
             Decoder::new(blob, self.compression, &self.limits).map_err(|source| io_error(&label, source))?;
-        Ok(LayerData { label, decoder, limit: self.limits.layer_bytes })
+        Ok(self.data(label, crew.enter().reread(decoder, wanted)))
+    }
+
+    /// As [`reopen`](Layer::reopen), from memory.
+    pub fn recall(&self, kept: &Kept) -> LayerData {
+        self.data(self.label(), Crew::new(0).enter().recall(kept.chunks()))
+    }
+
+    fn data(&self, label: String, stream: Stream) -> LayerData {
+        LayerData {
+            label,
+            stream,
+            chunk: Chunk::default(),
+            at: 0,
+            fault: None,
+            limit: self.limits.layer_bytes,
+        }
     }
 
     /// The blob, with the declared size.
@@ -126,6 +153,23 @@ impl Layer {
                 Err(Error::Size { object: self.label(), declared, found: extent.len })
             }
             _ => Ok(extent),
+        }
+    }
+
+    /// Bytes that the tar of a compressed blob will probably have: it would be a waste to keep most of it in vain.
+    fn likely_size(&self, extent: &Extent) -> Option<u64> {
+        // Root file systems shrink to a third.
+        let estimate = extent.len.saturating_mul(3);
+        match self.compression {
+            Compression::None => None,
+            Compression::Zstd => Some(estimate),
+            Compression::Gzip => {
+                // A member ends with its length, modulo 2^32. Mostly there is one, and behind it nothing.
+                let mut end = [0; 4];
+                let read = extent.read_at(&mut end, extent.len.saturating_sub(4)).is_ok_and(|n| n == 4);
+                let length = u64::from(u32::from_le_bytes(end));
+                Some(if read && length >= extent.len { length } else { estimate })
+            }
         }
     }
 
@@ -193,6 +237,10 @@ pub struct LayerReader {
     stream: Stream,
     chunk: Chunk,
     fault: Option<Error>,
+    /// Bytes that the tar of a compressed blob will probably have.
+    likely_size: Option<u64>,
+    /// What was read so far, as long as there is room for it.
+    kept: Option<Kept>,
     size: Option<u64>,
     digest: Option<Digest>,
     diff_id: Option<Digest>,
@@ -210,12 +258,23 @@ impl LayerReader {
         self.stream.progress().1
     }
 
+    /// Keeps the tar in memory, if it is compressed and there is room for all of it. Others are read again as fast. To be
+    /// called before anything is read.
+    pub fn keep(&mut self, room: &Room) {
+        self.kept = self.likely_size.filter(|size| room.has(*size)).map(|_| Kept::new(room.clone()));
+    }
+
     fn refill(&mut self) -> Result<(), &Error> {
         if self.fault.is_none() && self.chunk.is_empty() {
             // The buffer is free for the next chunk.
             self.chunk = Chunk::default();
             match self.stream.next() {
-                Ok(chunk) => self.chunk = chunk,
+                Ok((_, chunk)) => {
+                    if !chunk.is_empty() {
+                        self.kept = self.kept.take().and_then(|kept| kept.with(chunk.clone()));
+                    }
+                    self.chunk = chunk;
+                }
                 Err(fault) => self.fault = Some(fault_error(&self.label, fault, self.limit)),
             }
         }
@@ -227,7 +286,12 @@ impl LayerReader {
 
     /// Reads what is left of the tar and of the blob, then checks the size of the blob, its digest, the decompression and the
     /// digest of the tar; the first that fails is the error.
-    pub fn finish(mut self) -> Result<LayerSummary, Error> {
+    pub fn finish(self) -> Result<LayerSummary, Error> {
+        Ok(self.finish_kept()?.0)
+    }
+
+    /// As [`finish`](LayerReader::finish); hands over the tar if all of it was [kept](LayerReader::keep).
+    pub fn finish_kept(mut self) -> Result<(LayerSummary, Option<Kept>), Error> {
         self.chunk = Chunk::default();
         while self.refill().is_ok() && !self.chunk.is_empty() {
             self.chunk = Chunk::default();
@@ -247,7 +311,7 @@ impl LayerReader {
         if let Some(expected) = self.diff_id.filter(|expected| *expected != diff_id) {
             return Err(Error::DiffId { object, digests: Box::new(Mismatch { expected, found: diff_id }) });
         }
-        Ok(LayerSummary { blob_digest, diff_id, blob_size, tar_size })
+        Ok((LayerSummary { blob_digest, diff_id, blob_size, tar_size }, self.kept))
     }
 }
 
@@ -271,25 +335,75 @@ impl Read for LayerReader {
 /// The uncompressed tar of a layer that was checked before; see [`Layer::reopen`].
 pub struct LayerData {
     label: String,
-    decoder: Decoder,
+    stream: Stream,
+    chunk: Chunk,
+    /// Place of the chunk in the tar.
+    at: u64,
+    fault: Option<Error>,
     limit: u64,
 }
 
 impl LayerData {
     /// Skips `n` bytes of the tar, fewer at its end, and returns how many. A plain layer is not read for that.
     pub fn skip(&mut self, n: u64) -> io::Result<u64> {
-        self.decoder.skip(n).map_err(|fault| as_io(&fault_error(&self.label, fault, self.limit)))
+        let (from, to) = (self.at, self.at.saturating_add(n));
+        if to.saturating_sub(from) > self.chunk.len() as u64 {
+            self.stream.forget(to)?;
+        }
+        while self.at < to {
+            if self.chunk.is_empty() {
+                self.refill().map_err(as_io)?;
+                if self.chunk.is_empty() {
+                    self.at = self.at.min(to);
+                    break;
+                }
+                if self.at > to {
+                    return Err(self.unwanted(to));
+                }
+            }
+            let step = self.chunk.len().min(usize::try_from(to - self.at).unwrap_or(usize::MAX));
+            self.consume(step);
+        }
+        Ok(self.at - from)
+    }
+
+    fn unwanted(&self, at: u64) -> io::Error {
+        io::Error::other(format!("{}: nobody said that byte {at} of the tar is wanted", self.label))
+    }
+
+    /// Takes the next chunk in place of one that is used up. It may stand further on than that has ended.
+    fn refill(&mut self) -> Result<(), &Error> {
+        if self.fault.is_none() {
+            // The buffer is free for the next chunk.
+            self.chunk = Chunk::default();
+            match self.stream.next() {
+                Ok((at, chunk)) => (self.at, self.chunk) = (at, chunk),
+                Err(fault) => self.fault = Some(fault_error(&self.label, fault, self.limit)),
+            }
+        }
+        match &self.fault {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 
 impl BufRead for LayerData {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.decoder.refill().map_err(|fault| as_io(&fault_error(&self.label, fault, self.limit)))?;
-        Ok(self.decoder.chunk())
+        if self.chunk.is_empty() {
+            let at = self.at;
+            self.refill().map_err(as_io)?;
+            if self.at != at && !self.chunk.is_empty() {
+                return Err(self.unwanted(at));
+            }
+        }
+        Ok(&self.chunk)
     }
 
     fn consume(&mut self, n: usize) {
-        self.decoder.consume(n);
+        let n = n.min(self.chunk.len());
+        self.chunk.consume(n);
+        self.at += n as u64;
     }
 }
 

@@ -241,10 +241,8 @@ fn first_member_is_of_image(extent: &Extent, compression: Compression, limits: &
         return false;
     };
     // The first chunk holds the header unless the blob is strangely cut into tiny members.
-    if decoder.refill().is_err() {
-        return false;
-    }
-    let Some(header) = decoder.chunk().get(..512) else { return false };
+    let Ok(chunk) = decoder.next() else { return false };
+    let Some(header) = chunk.get(..512) else { return false };
     let name = header[..100].split(|byte| *byte == 0).next().unwrap_or_default();
     let name = name.strip_prefix(b"./").unwrap_or(name);
     let (first, rest) =

@@ -8,7 +8,7 @@ use std::path::Path;
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::detached::Sealed;
 use mkimg_format::header::Header;
-use mkimg_mkfs::{Compression, Silent, build};
+use mkimg_mkfs::{Compression, Memory, Silent, build};
 use mkimg_oci::SourceSpec;
 use mkimg_report::kinds::Kind;
 use mkimg_report::{Options, Report, html, survey};
@@ -43,6 +43,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         compression: Compression::None,
         min_kernel: Compression::None.min_kernel(),
         threads: NonZeroUsize::MIN,
+        memory: Memory::MIN,
     };
     build(&SourceSpec::Dir { path: source.to_owned() }, &path, &options, &Silent).unwrap();
     std::fs::read(path).unwrap()

@@ -46,6 +46,8 @@ fn usage_errors_exit_with_2() {
         &["build", "oci:somewhere", "-o", out, "--threads", "0"],
         &["build", "oci:somewhere", "-o", out, "--threads", "65"],
         &["build", "oci:somewhere", "-o", out, "--threads", "18446744073709551615"],
+        &["build", "oci:somewhere", "-o", out, "--memory", "7M"],
+        &["build", "oci:somewhere", "-o", out, "--memory", "much"],
         &["build", "oci:somewhere", "-o", out, "--name", "two\nlines"],
         &["build", "oci:somewhere", "-o", out, "--min-kernel", "5.3"],
         &["verify"],
@@ -71,6 +73,12 @@ fn usage_errors_exit_with_2() {
         assert!(done.stdout.is_empty(), "{case:?}: a usage error belongs on stderr: {}", done.out());
     }
     assert_eq!(names_in(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn the_smallest_memory_is_named() {
+    let done = mkimg(["build", "oci:somewhere", "-o", "out.mkimg", "--memory", "7M"]).output();
+    assert!(done.err().contains("7M is too little: the smallest value is 8M"), "{}", done.err());
 }
 
 #[test]

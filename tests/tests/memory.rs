@@ -12,6 +12,9 @@ use std::time::Duration;
 const BASE: u64 = 64 << 20;
 const PER_ENTRY: u64 = 300;
 
+/// What a build without compression takes besides `--memory`, entries aside.
+const BESIDES: u64 = 20 << 20;
+
 /// Runs the build below a Python parent, which asks the kernel for the peak of that one child.
 fn peak_of_build(source: &str, image: &Path, options: &[&str]) -> u64 {
     let program = "import os, sys\n\
@@ -105,4 +108,46 @@ fn a_layer_of_one_gibibyte() {
     assert_within(peak, 19, "a layer of 1 GiB");
     assert!(std::fs::metadata(&image).unwrap().len() > 1 << 30);
     assert_compressed_within(&source, &image, "a layer of 1 GiB");
+}
+
+/// The budget is used, and kept to: layers stay in memory when it is large enough, and nothing goes beyond it.
+#[test]
+fn a_budget() {
+    require!(Need::Tool("python3"));
+    const MIB: u64 = 1 << 20;
+    const LAYERS: u64 = 3;
+    const EACH: u64 = 32 * MIB;
+    let dir = scratch();
+    let mut layout = Layout::create(&dir.path().join("oci"));
+    for number in 0..LAYERS {
+        let mut layer = layout.layer(Some(1));
+        let noise = images::pattern(1 << 20, number);
+        layer.big_file(&format!("part-{number}"), &Attr::default(), EACH, &mut || noise.clone());
+        layer.finish();
+    }
+    layout.finish();
+    let source = format!("oci:{}", dir.path().join("oci").display());
+    let image = dir.path().join("image.mkimg");
+    let mut first = None;
+    for threads in ["1", "2", "8"] {
+        let peaks = [8, 32, 64, 128, 512].map(|budget| {
+            let memory = format!("{budget}M");
+            let peak = peak_of_build(&source, &image, &["--threads", threads, "--memory", &memory]);
+            eprintln!("{threads} threads, {memory}: peak {} KiB", peak / 1024);
+            let limit = BESIDES + budget * MIB;
+            assert!(
+                peak <= limit,
+                "{threads} threads, {memory}: peak {} KiB, allowed {} KiB",
+                peak / 1024,
+                limit / 1024
+            );
+            let bytes = std::fs::read(&image).unwrap();
+            assert!(*first.get_or_insert_with(|| bytes.clone()) == bytes, "{threads} threads, {memory}");
+            peak
+        });
+        // One layer and more stay in memory, then all; and more than all is not taken.
+        let [smallest, .., some, all] = peaks;
+        assert!(some > smallest + EACH && all > LAYERS * EACH, "{threads} threads: {peaks:?}");
+        assert!(all < LAYERS * EACH + 3 * BESIDES, "{threads} threads: {peaks:?}");
+    }
 }

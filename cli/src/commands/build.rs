@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use mkimg_format::hex;
-use mkimg_mkfs::{Built, Options};
+use mkimg_mkfs::{Built, Memory, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
@@ -40,6 +40,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         compression: args.compress,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
         threads: super::threads(args.threads),
+        memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
     };
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);

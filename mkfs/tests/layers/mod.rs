@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use mkimg_mkfs::{Built, Compression, Error, Options, Silent};
+use mkimg_mkfs::{Built, Compression, Error, Memory, Options, Silent};
 use mkimg_oci::SourceSpec;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -311,6 +311,7 @@ pub fn options(threads: usize) -> Options {
         compression,
         min_kernel: compression.min_kernel(),
         threads,
+        memory: Memory::suits(compression),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Layers read with helpers: whatever is wrong with one, it is said as without them, and nobody is left waiting.
 
+// A list of one range is what it looks like.
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::io::{BufRead, Read};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use mkimg_oci::{Crew, Digest, Layer, Limits, SourceSpec};
+use mkimg_oci::{Crew, Digest, Layer, LayerData, Limits, Room, SourceSpec, Wanted};
 use tempfile::TempDir;
 
 use crate::support::{GZIP, PLAIN, ZSTD, blob_path, digest, gzip, image_of, noise, open_dir, zstd};
@@ -234,4 +237,168 @@ fn many_layers_share_a_crew() {
             assert_eq!(second.finish().unwrap(), first.finish().unwrap());
         });
     });
+}
+
+/// Reads the ranges, which are in order, out of a second pass.
+fn parts(mut data: LayerData, ranges: &[std::ops::Range<usize>]) -> Vec<Vec<u8>> {
+    let mut at = 0;
+    let mut parts = Vec::new();
+    for range in ranges {
+        assert_eq!(data.skip((range.start - at) as u64).unwrap(), (range.start - at) as u64, "{range:?}");
+        let mut part = vec![0; range.len()];
+        data.read_exact(&mut part).unwrap_or_else(|error| panic!("{range:?}: {error}"));
+        parts.push(part);
+        at = range.end;
+    }
+    parts
+}
+
+#[test]
+fn parts_of_layers_are_read_again() {
+    let data = data();
+    let end = data.len();
+    let cases: [Vec<std::ops::Range<usize>>; 8] = [
+        vec![0..end],
+        vec![0..1, 1..2, end - 1..end],
+        vec![5..BUFFER, BUFFER..BUFFER + 1, 4 * BUFFER - 1..4 * BUFFER + 1],
+        vec![BUFFER..2 * BUFFER, 3 * BUFFER..4 * BUFFER, 5 * BUFFER..end],
+        vec![2 * BUFFER + 7..2 * BUFFER + 8],
+        vec![0..10],
+        vec![end - 10..end],
+        vec![],
+    ];
+    for (blob, media) in [(data.clone(), PLAIN), (gzip(&data), GZIP), (zstd(&data), ZSTD)] {
+        let (_dir, layer) = layer_of(&blob, media, &data);
+        let (data, cases) = (data.clone(), cases.clone());
+        within_a_minute(media, move || {
+            for ranges in &cases {
+                let expected: Vec<_> = ranges.iter().map(|range| data[range.clone()].to_vec()).collect();
+                let mut wanted = Wanted::default();
+                ranges.iter().for_each(|range| wanted.add(range.start as u64..range.end as u64));
+                for (ahead, helpers) in CREWS {
+                    let found = with_crew(ahead, helpers, |crew| {
+                        parts(layer.reopen_with(crew, wanted.clone()).unwrap(), ranges)
+                    });
+                    assert!(found == expected, "{media} {ranges:?} {ahead} {helpers}");
+                }
+                assert!(parts(layer.reopen().unwrap(), ranges) == expected, "{media} {ranges:?}");
+            }
+        });
+    }
+}
+
+/// A part that nobody asked for is an error, not other bytes.
+#[test]
+fn only_what_is_wanted_is_read_again() {
+    let data = data();
+    for (blob, media) in [(data.clone(), PLAIN), (gzip(&data), GZIP)] {
+        let (_dir, layer) = layer_of(&blob, media, &data);
+        let open = || {
+            let mut wanted = Wanted::default();
+            wanted.add(10..20);
+            wanted.add(4 * BUFFER as u64..4 * BUFFER as u64 + 5);
+            layer.reopen_with(&Crew::new(0), wanted).unwrap()
+        };
+        let mut reader = open();
+        let error = std::io::copy(&mut reader, &mut std::io::sink()).unwrap_err().to_string();
+        assert!(error.contains("layer 1") && error.contains("is wanted"), "{error}");
+        let error = open().skip(2 * BUFFER as u64 + 1).unwrap_err().to_string();
+        assert!(error.contains("is wanted"), "{error}");
+        // Behind the last part, the layer is at its end.
+        let mut reader = open();
+        assert_eq!(reader.skip(4 * BUFFER as u64).unwrap(), 4 * BUFFER as u64);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert!(data[4 * BUFFER..].starts_with(&rest) && (5..=BUFFER).contains(&rest.len()), "{media}");
+    }
+}
+
+/// Behind the last wanted byte, and where nothing is wanted, the blob is not even there.
+#[test]
+fn nothing_is_read_behind_the_last_part() {
+    let data = data();
+    let (dir, layer) = layer_of(&gzip(&data), GZIP, &data);
+    let path = dir.path().join(blob_path(&digest(&gzip(&data))));
+    for (ranges, left) in [(vec![], 0), (vec![0..BUFFER as u64], 2 * BUFFER as u64)] {
+        let mut wanted = Wanted::default();
+        ranges.into_iter().for_each(|range| wanted.add(range));
+        with_crew(9, 2, |crew| {
+            let mut reader = layer.reopen_with(crew, wanted).unwrap();
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(left).unwrap();
+            std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
+        });
+        std::fs::write(&path, gzip(&data)).unwrap();
+    }
+}
+
+#[test]
+fn layers_are_kept_in_memory_if_there_is_room() {
+    let data = data();
+    let buffers = data.len().div_ceil(BUFFER);
+    for (blob, media, keeps) in
+        [(data.clone(), PLAIN, false), (gzip(&data), GZIP, true), (zstd(&data), ZSTD, true)]
+    {
+        let (dir, layer) = layer_of(&blob, media, &data);
+        // How long zstd will be is guessed.
+        let plenty = (blob.len() * 3).div_ceil(BUFFER);
+        for (room, fits) in [(0, false), (buffers - 1, false), (buffers, media == GZIP), (plenty, true)] {
+            let room = Room::new((room * BUFFER) as u64);
+            for (ahead, helpers) in CREWS {
+                // Again and again: what did not fit, or was read, has left the room.
+                let (summary, kept) = with_crew(ahead, helpers, |crew| {
+                    let mut reader = layer.open_with(crew).unwrap();
+                    reader.keep(&room);
+                    std::io::copy(&mut (&mut reader).take(1000), &mut std::io::sink()).unwrap();
+                    reader.finish_kept().unwrap()
+                });
+                assert_eq!(summary, layer.open().unwrap().finish().unwrap());
+                assert_eq!(kept.is_some(), keeps && fits, "{media} {room:?}");
+                let Some(kept) = kept else { continue };
+                // No blob is needed any more, and it can be read as often as one likes.
+                std::fs::remove_file(dir.path().join(blob_path(&digest(&blob)))).unwrap();
+                for ranges in
+                    [vec![5..6, BUFFER - 1..3 * BUFFER, data.len() - 1..data.len()], vec![0..data.len()]]
+                {
+                    let expected: Vec<_> = ranges.iter().map(|range| data[range.clone()].to_vec()).collect();
+                    assert!(parts(layer.recall(&kept), &ranges) == expected, "{media} {ranges:?}");
+                }
+                std::fs::write(dir.path().join(blob_path(&digest(&blob))), &blob).unwrap();
+            }
+        }
+    }
+}
+
+/// A layer that turns out longer than it looked is not kept, and leaves the room to others.
+#[test]
+fn layers_longer_than_they_look_are_not_kept() {
+    let long = vec![0; 5 * BUFFER];
+    // The last member of the gzip file says that it is short.
+    let members = [gzip(&long), gzip(b"more")].concat();
+    let tar = [&long[..], b"more"].concat();
+    for (blob, media, tar) in [(zstd(&long), ZSTD, &long), (members, GZIP, &tar)] {
+        let (_dir, layer) = layer_of(&blob, media, tar);
+        let room = Room::new(4 * BUFFER as u64);
+        let mut reader = layer.open().unwrap();
+        reader.keep(&room);
+        assert!(reader.finish_kept().unwrap().1.is_none(), "{media}");
+        let small = vec![0; 4 * BUFFER];
+        let (_dir, layer) = layer_of(&gzip(&small), GZIP, &small);
+        let mut reader = layer.open().unwrap();
+        reader.keep(&room);
+        assert!(reader.finish_kept().unwrap().1.is_some(), "{media}");
+    }
+}
+
+/// What is damaged is not kept.
+#[test]
+fn damaged_layers_are_not_kept() {
+    let data = data();
+    let mut blob = gzip(&data);
+    let middle = blob.len() / 2;
+    blob[middle] ^= 1;
+    let (_dir, layer) = layer_of(&blob, GZIP, &data);
+    let room = Room::new(64 << 20);
+    let mut reader = layer.open().unwrap();
+    reader.keep(&room);
+    reader.finish_kept().unwrap_err();
 }
