@@ -3,6 +3,7 @@
 //! Every distinct content is stored once, in the order of its first visible copy in the source (layer, then position),
 //! so that the copy reads each layer once and front to back.
 
+use mkimg_format::erofs::pieces::PIECE_LEN;
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
@@ -43,7 +44,7 @@ pub(crate) struct Chunks {
 /// Where a content is.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// First byte; meaningless if it is empty.
+    /// First byte in the image, or in the packed inode; meaningless if it is empty.
     pub start: u64,
     pub form: Form,
 }
@@ -57,6 +58,19 @@ pub(crate) enum Form {
     Indexed(Box<[u16]>),
     /// In pieces that take so many bytes each, with nothing between them and between contents.
     Encoded(Box<[u32]>),
+    /// In the packed inode.
+    Fragment,
+}
+
+/// The inode that holds all small contents, one behind the other.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// Bytes of these contents.
+    pub size: u64,
+    /// Whether its pieces fill blocks.
+    pub indexed: bool,
+    /// First byte in the image and stored length of each piece.
+    pub pieces: Vec<(u64, u32)>,
 }
 
 impl Stored {
@@ -75,6 +89,8 @@ impl Stored {
 pub(crate) struct Data {
     /// In the order of [`Contents::list`].
     pub stored: Vec<Stored>,
+    /// Where there are [`Form::Fragment`]s.
+    pub packed: Option<Packed>,
     /// First block behind them.
     pub end: u64,
 }
@@ -139,11 +155,23 @@ impl Contents {
         };
         let stored = self.list.iter().map(place).collect();
         block_address(end)?;
-        Ok(Data { stored, end })
+        Ok(Data { stored, packed: None, end })
+    }
+}
+
+impl Packed {
+    /// Length of its inode without the map.
+    pub(crate) fn inode_len(&self) -> u64 {
+        if u32::try_from(self.size).is_ok() { 32 } else { 64 }
     }
 }
 
 impl Content {
+    /// Whether it is shorter than a piece, so that it is better compressed together with others.
+    pub(crate) const fn is_small(&self) -> bool {
+        self.chunks.is_none() && self.size > 0 && self.size < PIECE_LEN
+    }
+
     /// Blocks it takes uncompressed.
     fn blocks(&self) -> u64 {
         match &self.chunks {

@@ -1,8 +1,8 @@
 //! EROFS: raw structures, and a reader that trusts none of them.
 //!
 //! Facts: Linux `fs/erofs/erofs_fs.h` (MIT since 6.19) and `Documentation/filesystems/erofs.rst`. The reader covers
-//! compact and extended inodes, plain, inline and chunk-based data, data compressed with full indexes, inline and
-//! shared xattrs.
+//! compact and extended inodes, plain, inline and chunk-based data, data compressed with full indexes or encoded extents,
+//! fragments, inline and shared xattrs.
 
 mod algorithm;
 mod dir;
@@ -14,6 +14,7 @@ pub mod pieces;
 pub mod raw;
 mod reader;
 mod superblock;
+mod unpack;
 mod walk;
 mod xattr;
 

@@ -7,6 +7,8 @@
 use super::block0::at;
 use super::findings::About;
 use super::{Lint, first_nonzero};
+use crate::erofs::pieces::records_start;
+use crate::erofs::raw::MAP_HEADER_LEN;
 use crate::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Result};
 
@@ -48,9 +50,12 @@ impl Lint<'_> {
             owners.nids.resize(usize::try_from(length).unwrap_or(0), 0);
             for inode in fs.first_inodes(self.census.inodes) {
                 let inode = inode?;
-                if inode.file_type == FileType::File {
+                if inode.file_type == FileType::File && !matches!(inode.layout, Layout::Fragment { .. }) {
                     self.claim(fs, &inode, &mut owners, end)?;
                 }
+            }
+            if fs.superblock().packed.is_some() {
+                self.claim(fs, fs.packed_inode()?, &mut owners, end)?;
             }
             for (block, owner) in (first..).zip(&owners.nids) {
                 match (owner, unowned) {
@@ -78,7 +83,7 @@ impl Lint<'_> {
         let feature = fs.superblock().features.shared;
         if feature != self.shared {
             let problem = if feature {
-                "feature DEDUPE is set, but no files share compressed blocks"
+                "feature DEDUPE is set, but no files share compressed blocks or are in the packed inode"
             } else {
                 "feature DEDUPE is clear, but files share compressed blocks"
             };
@@ -181,9 +186,13 @@ pub(super) fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid)
             let length = inode.unit_end().saturating_sub(map);
             Ok(inode.size == owner.size && same_bytes(fs, map, other, length)?)
         }
-        (Layout::Encoded { map, piece_bits }, Layout::Encoded { map: other, piece_bits: bits }) => {
-            let length = inode.unit_end().saturating_sub(map);
-            Ok(inode.size == owner.size && piece_bits == bits && same_bytes(fs, map, other, length)?)
+        (Layout::Encoded { map, record_len, count }, Layout::Encoded { map: other, .. }) => {
+            // The head says how long the rest is; before the records may be padding.
+            let (one, another) = (records_start(map, record_len), records_start(other, record_len));
+            let length = count.saturating_mul(record_len);
+            Ok(inode.size == owner.size
+                && same_bytes(fs, map, other, MAP_HEADER_LEN)?
+                && same_bytes(fs, one, another, length)?)
         }
         _ => Ok(false),
     }

@@ -14,7 +14,7 @@
 //! | `links` | `nlink` of what is not a directory |
 //! | `inode` | form and data layout of every inode; `i_ino`; devices; holes |
 //! | `pieces` | maps of compressed files |
-//! | `packed` | as `data`, where contents stand byte after byte |
+//! | `packed` | as `data`, where contents stand byte after byte; the packed inode has one owner for each byte |
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
 //! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
 //! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
@@ -129,9 +129,12 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
         dirs_left: area,
     };
     lint.walk(&fs)?;
+    lint.check_packed_inode(&fs)?;
     lint.check_counts(&superblock);
     if lint.space.intact {
-        for pass in [Lint::close_metadata, Lint::check_links, Lint::check_pool, Lint::check_data] {
+        let passes =
+            [Lint::close_metadata, Lint::check_links, Lint::check_pool, Lint::check_data, Lint::check_fragments];
+        for pass in passes {
             // Whatever can be wrong with an inode was found before, unless the image has changed since.
             let done = pass(&mut lint, &fs);
             lint.out.take(done, About::Nothing)?;

@@ -309,8 +309,12 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
     }
 
-    /// Where the content of a file starts in the image, plus one; 1 if there is none.
+    /// Where the content of a file starts in the image, plus one; 1 if there is none. Places in the packed inode have
+    /// the highest bit set.
     fn first_byte(&self, inode: &Inode) -> Result<NonZeroU64, Error> {
+        if let Layout::Fragment { offset, .. } = inode.layout {
+            return Ok(NonZeroU64::MIN.saturating_add(offset | 1 << 63));
+        }
         for extent in self.fs.extents(inode) {
             if let Some(start) = extent?.physical {
                 return Ok(NonZeroU64::MIN.saturating_add(start));
@@ -341,8 +345,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
         let Some(leaves) = self.leaves else { return Ok(None) };
         // What it is the digest of takes data to compute.
-        let packed = matches!(inode.layout, Layout::Compressed { .. } | Layout::Encoded { .. });
-        if self.absent && packed {
+        if self.absent && inode.is_packed() {
             return Ok(None);
         }
         let digester = self.digest(inode, leaves, window)?;
