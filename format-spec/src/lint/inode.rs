@@ -84,6 +84,7 @@ impl Lint<'_> {
         }
         let same = (inode.mode, inode.uid, inode.gid, inode.nlink) == (0o644, 0, 0, 1)
             && inode.xattr_len == 0
+            && inode.size > 0
             && inode.mtime == fs.superblock().epoch
             && (inode.inode_len == 32) == u32::try_from(inode.size).is_ok();
         if !same {

@@ -179,6 +179,9 @@ impl Lint<'_> {
             let problem = format!("{} bytes are in the packed inode, must have a place of their own", inode.size);
             self.out.add(Part::PieceMap, map, about, problem);
         }
+        if fs.superblock().packed.is_none() {
+            self.out.add(Part::PieceMap, map, about, "file is in the packed inode, and there is none");
+        }
         let zeros = first_nonzero(fs, inode.body_end(), map);
         if let Some(offset) = self.out.take(zeros, about)?.flatten() {
             self.out.add(Part::Slack, offset, about, "byte before the map is not zero");

@@ -367,17 +367,16 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
     /// or from what compressed pieces give.
     fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Digester, Error> {
         let mut digester = Digester::new();
+        if let Layout::Fragment { .. } = inode.layout {
+            // Its extents begin anywhere.
+            self.spend(inode, inode.size)?;
+            self.hash_content(inode, 0, inode.size, &mut digester)?;
+            return Ok(digester);
+        }
         for extent in self.fs.extents(inode) {
             let Extent { logical, length, physical, compressed } = extent?;
             let blocks = length.div_ceil(BLOCK_SIZE);
-            let Some(budget) = self.budget.get().checked_sub(blocks) else {
-                return Err(Error::Unsupported {
-                    part: Part::Data,
-                    offset: inode.offset,
-                    feature: "an image whose files add up to more than 4 TiB beyond its size".to_owned(),
-                });
-            };
-            self.budget.set(budget);
+            self.spend(inode, length)?;
             match physical {
                 // Leaves are those of the stored bytes, so the content has to be taken out and hashed.
                 Some(_) if compressed.is_some() || !inode.owns_blocks() => {
@@ -421,6 +420,18 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
 }
 
 impl<R: ReadAt> Sealed<'_, R> {
+    /// Takes the leaves of `length` bytes of a file off the budget.
+    fn spend(&self, inode: &Inode, length: u64) -> Result<(), Error> {
+        let left = self.budget.get().checked_sub(length.div_ceil(BLOCK_SIZE));
+        let left = left.ok_or_else(|| Error::Unsupported {
+            part: Part::Data,
+            offset: inode.offset,
+            feature: "an image whose files add up to more than 4 TiB beyond its size".to_owned(),
+        })?;
+        self.budget.set(left);
+        Ok(())
+    }
+
     /// Puts the leaves of a part of a file into its digest; the part starts with a block of content.
     fn hash_content(
         &self,
