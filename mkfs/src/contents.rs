@@ -3,10 +3,12 @@
 //! Every distinct content is stored once, in the order of its first visible copy in the source (layer, then position),
 //! so that the copy reads each layer once and front to back.
 
+use mkimg_format::erofs::TAIL_MAX;
 use mkimg_format::erofs::pieces::PIECE_LEN;
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
+use crate::entry::XattrSet;
 use crate::error::Result;
 use crate::flatten::Flat;
 use crate::plan::{block_address, breadth_first};
@@ -30,6 +32,8 @@ pub(crate) struct Content {
     pub chunks: Option<Chunks>,
     /// Whether several inodes have it.
     pub several: bool,
+    /// Whether one of them has xattrs.
+    pub xattrs: bool,
 }
 
 /// Map of a sparse content.
@@ -60,6 +64,8 @@ pub(crate) enum Form {
     Encoded(Box<[u32]>),
     /// In the packed inode.
     Fragment,
+    /// As it is, in blocks of its own but for its last bytes, which wait here: they stand behind its inode.
+    Tail(Box<[u8]>),
 }
 
 /// The inode that holds all small contents, one behind the other.
@@ -75,7 +81,7 @@ pub(crate) struct Packed {
 
 impl Stored {
     pub(crate) const fn is_compressed(&self) -> bool {
-        !matches!(self.form, Form::Plain)
+        !matches!(self.form, Form::Plain | Form::Tail(_))
     }
 
     /// Number of the first block.
@@ -129,10 +135,11 @@ impl Contents {
                 }
                 continue;
             }
+            let xattrs = flat.tree.inode(id).attributes.xattrs != XattrSet::NONE;
             let segments = data.segments().filter(|_| holes);
             let chunks = segments.and_then(|segments| chunk_map(data.size, segments));
             content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
-            contents.push(Content { layer, file, size: data.size, chunks, several: false });
+            contents.push(Content { layer, file, size: data.size, chunks, several: false, xattrs });
         }
         Self { list: contents, of: content_of }
     }
@@ -170,6 +177,13 @@ impl Content {
     /// Whether it is shorter than a piece, so that it is better compressed together with others.
     pub(crate) const fn is_small(&self) -> bool {
         self.chunks.is_none() && self.size > 0 && self.size < PIECE_LEN
+    }
+
+    /// Length of its tail, if that may stand behind its inode: it is short, nobody else needs it, and it fits.
+    pub(crate) fn tail(&self) -> Option<usize> {
+        let tail = self.size % BLOCK_SIZE;
+        let may = self.is_small() && !self.several && !self.xattrs && (1..=TAIL_MAX).contains(&tail);
+        usize::try_from(tail).ok().filter(|_| may)
     }
 
     /// Blocks it takes uncompressed.

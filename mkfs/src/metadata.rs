@@ -5,7 +5,6 @@
 
 use std::io::{self, Write};
 
-use mkimg_format::erofs::{Algorithm, FileType};
 use mkimg_format::erofs::pieces::{
     Piece, encode_extent, encoded_map_header, fragment_map, map_header, piece_len, record_len, records_start,
 };
@@ -14,6 +13,7 @@ use mkimg_format::erofs::raw::{
     LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawDirent,
     RawExtendedInode, SLOT, encode_rdev, xattr_icount,
 };
+use mkimg_format::erofs::{Algorithm, FileType};
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 use zerocopy::IntoBytes as _;
 
@@ -100,6 +100,8 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
             None => match &stored.form {
                 Form::Plain => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
+                Form::Tail(_) if content.size < BLOCK_SIZE => (LAYOUT_FLAT_INLINE, content.size, NULL_ADDR),
+                Form::Tail(_) => (LAYOUT_FLAT_INLINE, content.size, stored.block()),
                 Form::Indexed(blocks) => {
                     (LAYOUT_COMPRESSED_FULL, content.size, blocks.iter().copied().map(u32::from).sum())
                 }
@@ -165,6 +167,9 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             if let Some(chunks) = &content.chunks {
                 return write_chunks(chunks, stored, out);
             }
+            if let Form::Tail(tail) = &stored.form {
+                return out.write_all(tail);
+            }
             let head = 32 + if placed.compact { 0 } else { 32 } + plan.xattrs.body_len(attributes.xattrs);
             let Some(algorithm) = plan.features.algorithm.filter(|_| stored.is_compressed()) else {
                 return Ok(());
@@ -178,7 +183,7 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
                 (start, length)
             };
             match &stored.form {
-                Form::Plain => Ok(()),
+                Form::Plain | Form::Tail(_) => Ok(()),
                 Form::Indexed(blocks) => {
                     let pieces = blocks.iter().map(|blocks| place(u64::from(*blocks) * BLOCK_SIZE));
                     write_indexes(content.size, pieces, algorithm, out)

@@ -187,7 +187,8 @@ impl<'a, 'f> Packer<'a, 'f> {
         }
         let content = self.contents.get(self.incoming);
         // Of a sparse one nobody knows here how much is written, nor is it of importance.
-        self.left = content.map_or(0, |content| if content.chunks.is_some() { u64::MAX } else { content.size });
+        self.left =
+            content.map_or(0, |content| if content.chunks.is_some() { u64::MAX } else { content.size });
     }
 
     fn close_piece(&mut self, last: bool) {
@@ -208,7 +209,9 @@ impl<'a, 'f> Packer<'a, 'f> {
         let form = if self.abilities.encoded { PieceForm::Bytes } else { PieceForm::Blocks };
         loop {
             let length = piece_len(self.small_left);
-            let Some(piece) = usize::try_from(length).ok().and_then(|length| self.small.get(..length)) else { return };
+            let Some(piece) = usize::try_from(length).ok().and_then(|length| self.small.get(..length)) else {
+                return;
+            };
             if piece.is_empty() {
                 return;
             }
@@ -291,6 +294,18 @@ impl<'a, 'f> Packer<'a, 'f> {
         if piece.form == PieceForm::Fragment {
             self.stored.push(Stored { start: self.packed.size, form: Form::Fragment });
             self.packed.size += piece.length as u64;
+            return Ok(());
+        }
+        let content = self.contents.get(self.stored.len());
+        // Small contents have one piece.
+        if piece.form == PieceForm::Blocks
+            && packed.len() >= piece.length
+            && let Some(tail) = content.and_then(Content::tail)
+        {
+            let (whole, rest) = packed.split_at(piece.length - tail);
+            self.image.write_all(whole)?;
+            let form = Form::Tail(rest[..tail].into());
+            self.stored.push(Stored { start: self.start, form });
             return Ok(());
         }
         self.image.write_all(packed)?;

@@ -84,9 +84,11 @@ impl<'a> Plan<'a> {
         let Data { stored, packed, end: meta_block } = data;
         let order = breadth_first(flat);
         let compressed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
+        let tails = stored.iter().any(|stored| matches!(stored.form, Form::Tail(_)));
         let features = Features {
             chunked: contents.list.iter().any(|content| content.chunks.is_some()),
-            algorithm: algorithm.filter(|_| compressed().next().is_some()),
+            // Where there are tails it says that there may be.
+            algorithm: algorithm.filter(|_| tails || compressed().next().is_some()),
             shared: packed.is_some() || compressed().any(|(content, _)| content.several),
             encoded: packed.as_ref().is_some_and(|packed| !packed.indexed)
                 || compressed().any(|(_, stored)| matches!(stored.form, Form::Encoded(_))),
@@ -269,6 +271,7 @@ impl Placer {
                 Some(Form::Indexed(_)) => head.next_multiple_of(MAP_HEADER_LEN) + map_len(size),
                 Some(Form::Encoded(_)) => encoded_map_end(head.next_multiple_of(MAP_HEADER_LEN), size),
                 Some(Form::Fragment) => head.next_multiple_of(MAP_HEADER_LEN) + MAP_HEADER_LEN,
+                Some(Form::Tail(tail)) => head + tail.len() as u64,
                 _ => head,
             }
         };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layers::{Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
-use mkimg_format::erofs::{FileSystem, Inode, Layout, Nid};
+use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::lint::lint;
 use mkimg_mkfs::{Built, Error, Options, Silent};
@@ -282,7 +282,8 @@ fn kernels_that_cannot_read_it_are_refused() {
 #[test]
 fn small_files_are_packed_where_the_kernel_can() {
     let twin = words(9, 3000);
-    let contents = [words(1, 70), twin.clone(), Vec::new(), noise(2, PIECE - 1), words(3, PIECE), twin, noise(4, 1)];
+    let contents =
+        [words(1, 70), twin.clone(), Vec::new(), noise(2, PIECE - 1), words(3, PIECE), twin, noise(4, 1)];
     for (compression, min_kernel, packs) in [
         ("lz4", (6, 0), false),
         ("lz4", (6, 1), true),
@@ -313,7 +314,78 @@ fn small_files_are_packed_where_the_kernel_can() {
         let mut found = vec![0; whole.len()];
         assert_eq!(fs.read_file(packed, 0, &mut found).unwrap(), whole.len());
         assert!(found == whole, "{compression}");
-        assert!(fs.walk().all(|entry| entry.unwrap().inode.nid != packed.nid), "{compression}: it has a name");
+        assert!(
+            fs.walk().all(|entry| entry.unwrap().inode.nid != packed.nid),
+            "{compression}: it has a name"
+        );
+    }
+}
+
+/// Where there is no packed inode, short tails of files that are stored as they are stand behind their inodes.
+#[test]
+fn short_tails_are_inline_where_nothing_is_packed() {
+    let twin = noise(9, 100);
+    let layer = vec![
+        file("byte", "x"),
+        file("longest", noise(1, 2560)),
+        file("longer", noise(2, 2561)),
+        file("block", noise(3, 4096)),
+        file("and a byte", noise(4, 4097)),
+        file("twin", &twin),
+        file("other twin", &twin),
+        file("with xattrs", noise(5, 100)).xattr("user.own", vec![b'x'; 9]),
+        file("compressed", words(6, 20_000)),
+        file("large", noise(7, PIECE + 100)),
+        file("linked", noise(8, 50)),
+        hardlink("link", "linked"),
+    ];
+    let inline = ["and a byte", "byte", "link", "linked", "longest"];
+    for (compression, min_kernel, expected) in [
+        ("none", (5, 15), &[][..]),
+        ("lz4", (5, 15), &inline),
+        ("lz4hc", (6, 0), &inline),
+        ("lz4", (6, 1), &[]),
+    ] {
+        let scratch = scratch();
+        let (_, image) =
+            build(scratch.path(), std::slice::from_ref(&layer), compression, min_kernel, 1).unwrap();
+        let bytes = std::fs::read(&image).unwrap();
+        let fs = FileSystem::open(&bytes[..]).unwrap();
+        let entries = fs.walk().map(Result::unwrap).filter(|entry| entry.inode.file_type == FileType::File);
+        let found: Vec<String> = entries
+            .filter(|entry| matches!(entry.inode.layout, Layout::Inline { .. }))
+            .map(|entry| String::from_utf8(entry.path).unwrap().trim_start_matches('/').to_owned())
+            .collect();
+        assert_eq!(found, expected, "{compression} {min_kernel:?}");
+        for item in [("longest", noise(1, 2560)), ("and a byte", noise(4, 4097)), ("linked", noise(8, 50))] {
+            let mut content = vec![0; 5000];
+            let inode = fs.resolve(item.0.as_bytes(), false).unwrap();
+            let read = fs.read_file(&inode, 0, &mut content).unwrap();
+            assert!(content[..read] == item.1, "{compression}: {}", item.0);
+        }
+        let file = std::fs::File::open(&image).unwrap();
+        let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+        assert!(report.is_clean(), "{report:#?}");
+        let finds = |patch: &dyn Fn(&mut [u8]), word: &str| {
+            let mut bytes = bytes.clone();
+            patch(&mut bytes);
+            let found = findings(&with_checksum(bytes));
+            assert!(found.iter().any(|finding| finding.contains(word)), "{compression}: {word}: {found:#?}");
+        };
+        if compression == "none" {
+            // As if it were a compressed one.
+            let config = [14, 0, 255, 255, 96];
+            let patch = |b: &mut [u8]| {
+                (b[1024 + 0x50], b[1024 + 0x54]) = (3, 1);
+                b[1024 + 128..][..5].copy_from_slice(&config);
+            };
+            finds(&patch, "file is plain, must be inline");
+        } else if !expected.is_empty() {
+            finds(&|b| b[1024 + 0x50] |= 0x20, "file is inline, must be plain");
+            let byte = fs.resolve(b"byte", false).unwrap();
+            let at = usize::try_from(byte.offset).unwrap();
+            finds(&|b| b[at + 16..at + 20].fill(0), "start block of a file without whole blocks");
+        }
     }
 }
 
@@ -334,9 +406,9 @@ fn packed_pieces_stand_between_those_of_large_files() {
         let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
         let extents: Vec<_> = fs.extents(fs.packed_inode().unwrap()).map(Result::unwrap).collect();
         assert!(extents.len() > 3, "{compression}");
-        let apart = extents.windows(2).filter(|pair| {
-            pair[0].physical.unwrap() + pair[0].stored() < pair[1].physical.unwrap()
-        });
+        let apart = extents
+            .windows(2)
+            .filter(|pair| pair[0].physical.unwrap() + pair[0].stored() < pair[1].physical.unwrap());
         assert!(apart.count() > 0, "{compression}: nothing stands between");
     }
 }
@@ -413,7 +485,7 @@ const BROKEN: [Broken; 16] = [
     ("no blocks", |b, m| b[m[0].table + 12] = 0, "blocks of a piece"),
     ("address", |b, m| b[m[1].table + 64 * 8 + 4] ^= 1, "one behind the other"),
     ("short piece", |b, m| b[m[1].table + 90 * 8] = 1, "reach beyond"),
-    ("address in the packed inode", |b, m| b[m[2].table + 4] ^= 1, "outside the data area"),
+    ("address in the packed inode", |b, m| b[m[2].table + 4] ^= 1, "belong to no file"),
 ];
 
 /// What is broken about files in the packed inode, whichever its map.
@@ -424,7 +496,11 @@ const BROKEN_FRAGMENTS: [Broken; 16] = [
     ("no fragment", |b, m| b[m[3].map + 7] = 0, "h_advise 0x0"),
     ("i_u of a fragment", |b, m| b[m[3].inode + 16] ^= 4, "i_u is"),
     ("size of a fragment", |b, m| b[m[3].inode + 8] ^= 1, "1 bytes of the packed inode"),
-    ("size of the packed inode", |b, m| b[m[2].inode + 8] += 1, "1 bytes of the packed inode belong to no file"),
+    (
+        "size of the packed inode",
+        |b, m| b[m[2].inode + 8] += 1,
+        "1 bytes of the packed inode belong to no file",
+    ),
     ("short packed inode", |b, m| b[m[2].inode + 8] -= 1, "behind the packed inode"),
     ("mode", |b, m| b[m[2].inode + 4] ^= 1, "attributes of the packed inode"),
     ("link to a fragment", |b, m| b[m[2].inode + 5] ^= 0x20, "for a symbolic link"),

@@ -256,10 +256,7 @@ impl Inode {
     /// Whether content is compressed, or where such is.
     #[must_use]
     pub const fn is_packed(&self) -> bool {
-        matches!(
-            self.layout,
-            Layout::Compressed { .. } | Layout::Encoded { .. } | Layout::Fragment { .. }
-        )
+        matches!(self.layout, Layout::Compressed { .. } | Layout::Encoded { .. } | Layout::Fragment { .. })
     }
 
     /// The first free slot behind its unit.

@@ -241,7 +241,8 @@ impl<'a, R: ReadAt> Extents<'a, R> {
             }
         }
         let physical = Some(u64::from(start).saturating_mul(block));
-        let compressed = compressed.then_some(Compressed { algorithm, length: stored, whole: length, skip: 0 });
+        let compressed =
+            compressed.then_some(Compressed { algorithm, length: stored, whole: length, skip: 0 });
         Ok(Extent { logical, length, physical, compressed })
     }
 

@@ -47,3 +47,9 @@ pub const XATTRS_MAX: u64 = 1 << 20;
 
 /// Largest file that has holes, in bytes: bounds the work that a few bytes of metadata can cause.
 pub const SPARSE_MAX: u64 = 1 << 40;
+
+/// Longest tail of a file, in bytes, that mkimg puts behind its inode.
+///
+/// Inodes stand in a given order, and none goes over the end of a block with its tail: longer ones waste as much there as
+/// in a block of their own.
+pub const TAIL_MAX: u64 = 2560;

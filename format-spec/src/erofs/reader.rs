@@ -6,9 +6,7 @@ use zerocopy::IntoBytes as _;
 
 use super::raw::{RawMapHeader, SLOT};
 use super::unpack::{Recent, Unpacker};
-use super::{
-    Dir, Extent, Extents, FileType, Inode, Layout, Nid, SYMLINK_MAX, Superblock, Walk, escape,
-};
+use super::{Dir, Extent, Extents, FileType, Inode, Layout, Nid, SYMLINK_MAX, Superblock, Walk, escape};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
 /// Symbolic links that [`FileSystem::resolve`] follows in one path, as the kernel does.

@@ -7,7 +7,7 @@ use super::findings::About;
 use super::space::Place;
 use crate::erofs::pieces::PIECE_LEN;
 use crate::erofs::raw::{LAYOUT_FLAT_PLAIN, RawCompactInode};
-use crate::erofs::{FileSystem, FileType, Inode, Layout};
+use crate::erofs::{FileSystem, FileType, Inode, Layout, TAIL_MAX};
 use crate::{BLOCK_SIZE, Part, ReadAt, Result};
 
 impl Lint<'_> {
@@ -77,7 +77,12 @@ impl Lint<'_> {
         };
         if self.place(fs, inode, about)? != Place::Next {
             if self.space.intact {
-                self.out.add(Part::Inode, inode.offset, about, "the packed inode has a name or is another inode");
+                self.out.add(
+                    Part::Inode,
+                    inode.offset,
+                    about,
+                    "the packed inode has a name or is another inode",
+                );
             }
             self.space.intact = false;
             return Ok(());
@@ -88,7 +93,12 @@ impl Lint<'_> {
             && inode.mtime == fs.superblock().epoch
             && (inode.inode_len == 32) == u32::try_from(inode.size).is_ok();
         if !same {
-            self.out.add(Part::Inode, inode.offset, about, "attributes of the packed inode are not those of mkimg");
+            self.out.add(
+                Part::Inode,
+                inode.offset,
+                about,
+                "attributes of the packed inode are not those of mkimg",
+            );
         }
         if !matches!(inode.layout, Layout::Compressed { .. } | Layout::Encoded { .. }) {
             self.out.add(Part::Inode, inode.offset, about, "the packed inode has no map of pieces");
@@ -112,7 +122,17 @@ impl Lint<'_> {
             Layout::Plain { .. } if inode.size > 0 && fs.superblock().features.encoded => {
                 "file is plain, must have encoded extents"
             }
-            Layout::Inline { .. } => "file is inline, must be plain, compressed or chunk-based",
+            Layout::Inline { start, .. } => {
+                // Kernels that the image is for are told so by the algorithm alone.
+                self.census.compressed = true;
+                if !may_have_tail(fs, inode) {
+                    "file is inline, must be plain, compressed or chunk-based"
+                } else if start.is_some() && inode.size < BLOCK_SIZE {
+                    "start block of a file without whole blocks"
+                } else {
+                    return Ok(());
+                }
+            }
             _ => return Ok(()),
         };
         self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
@@ -183,4 +203,18 @@ impl Lint<'_> {
 fn must_be_fragment<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
     let short = inode.size > 0 && inode.size < PIECE_LEN && !matches!(inode.layout, Layout::Chunked { .. });
     fs.superblock().packed.is_some_and(|packed| packed != inode.nid) && short
+}
+
+/// Whether the end of a file stands behind its inode, if it is stored as it is and no other file has the same content.
+///
+/// Only images for kernels that cannot read a packed inode have that. Others have one as soon as there is a file that is
+/// shorter than a piece.
+pub(super) fn may_have_tail<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
+    let features = fs.superblock().features;
+    let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
+    features.algorithm.is_some()
+        && !features.shared
+        && inode.size < PIECE_LEN
+        && (1..=TAIL_MAX).contains(&tail)
+        && inode.xattr_len == 0
 }

@@ -31,7 +31,7 @@
 //!
 //! | what | window | memory |
 //! |---|---|---|
-//! | first owner of a data block | 16 GiB of file data | 16 MiB |
+//! | first owner of a data block | 16 GiB of file data | 20 MiB |
 //! | place of a content, where they are packed | 1,048,576 of them | 24 MiB |
 //! | names of an inode that has several | 1,048,576 such inodes | 12 MiB |
 //! | which shared xattrs are used | 512 MiB of them | 16 MiB |
@@ -132,8 +132,13 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
     lint.check_packed_inode(&fs)?;
     lint.check_counts(&superblock);
     if lint.space.intact {
-        let passes =
-            [Lint::close_metadata, Lint::check_links, Lint::check_pool, Lint::check_data, Lint::check_fragments];
+        let passes = [
+            Lint::close_metadata,
+            Lint::check_links,
+            Lint::check_pool,
+            Lint::check_data,
+            Lint::check_fragments,
+        ];
         for pass in passes {
             // Whatever can be wrong with an inode was found before, unless the image has changed since.
             let done = pass(&mut lint, &fs);
@@ -150,7 +155,7 @@ impl Lint<'_> {
         let incompat = superblock.feature_incompat.get();
         for (name, bit, needed, by) in [
             ("CHUNKED_FILE", INCOMPAT_CHUNKED_FILE, self.census.chunked, "chunk-based file"),
-            ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed file"),
+            ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed or inline file"),
             ("48BIT", INCOMPAT_48BIT, self.census.encoded, "file with encoded extents"),
         ] {
             let problem = match (incompat & bit != 0, needed) {

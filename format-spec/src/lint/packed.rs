@@ -104,7 +104,8 @@ impl Lint<'_> {
                 let twin = last.is_some_and(|last: Run| (last.start, last.end) == (run.start, run.end));
                 if run.start < next && !twin {
                     let overlap = next.min(run.end).saturating_sub(run.start);
-                    let problem = format!("{overlap} bytes of the packed inode overlap those of another file");
+                    let problem =
+                        format!("{overlap} bytes of the packed inode overlap those of another file");
                     self.out.add(Part::PieceMap, packed.offset, about, problem);
                 } else if run.start > next {
                     let gap = run.start.saturating_sub(next);
@@ -118,9 +119,15 @@ impl Lint<'_> {
             }
         }
         if next < packed.size {
-            self.out.add(Part::Slack, packed.offset, About::Nothing, problem(packed.size.saturating_sub(next)));
+            self.out.add(
+                Part::Slack,
+                packed.offset,
+                About::Nothing,
+                problem(packed.size.saturating_sub(next)),
+            );
         } else if next > packed.size {
-            let problem = format!("{} bytes of files lie behind the packed inode", next.saturating_sub(packed.size));
+            let problem =
+                format!("{} bytes of files lie behind the packed inode", next.saturating_sub(packed.size));
             self.out.add(Part::PieceMap, packed.offset, About::Nothing, problem);
         }
         Ok(())

@@ -5,8 +5,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::findings::About;
 use super::{Lint, first_nonzero};
 use crate::erofs::pieces::{
-    PIECE_LEN, Piece, compressed_blocks_max, encode_extent, encoded_len_max, encoded_map_end, encoded_map_header, map_header,
-    piece_len, record_len, records_start,
+    PIECE_LEN, Piece, compressed_blocks_max, encode_extent, encoded_len_max, encoded_map_end,
+    encoded_map_header, map_header, piece_len, record_len, records_start,
 };
 use crate::erofs::raw::{MAP_HEADER_LEN, RawCompactInode, RawExtent, RawIndex, RawMapHeader};
 use crate::erofs::{Algorithm, Extent, FileSystem, Inode};
@@ -176,7 +176,8 @@ impl Lint<'_> {
         self.census.compressed = true;
         self.shared = true;
         if inode.size == 0 || inode.size >= PIECE_LEN {
-            let problem = format!("{} bytes are in the packed inode, must have a place of their own", inode.size);
+            let problem =
+                format!("{} bytes are in the packed inode, must have a place of their own", inode.size);
             self.out.add(Part::PieceMap, map, about, problem);
         }
         if fs.superblock().packed.is_none() {
