@@ -338,6 +338,60 @@ mod tests {
         assert_eq!(hex(map_header(Algorithm::Deflate).as_bytes()), "0000000002000200");
     }
 
+    /// A map of `mkfs.erofs -zlz4 -C65536 -Eall-fragments,48bit` 1.9.3 for the packed inode. Its head has 0x10 more in
+    /// `h_advise`, as stored pieces are of another kind there, and the padding behind it is not zero.
+    #[test]
+    fn golden_extents() {
+        let map = [
+            (0, 0x1000, 0x1_0000, "00000110001000000000000000000000"),
+            (0x1_aa51, 0x1_1000, 0x1_0000, "0000011000100100000000 0051aa0100"),
+            (0x3_5435, 0x2_1000, 0xf000, "00f0001000100200000000 0035540300"),
+        ];
+        for (logical, start, length, expected) in map {
+            let found = encode_extent(Some(Algorithm::Lz4), logical, start, length);
+            assert_eq!(hex(&found.as_bytes()[..16]), expected.replace(' ', ""));
+            assert_eq!(found.as_bytes()[16..], [0; 16]);
+            assert_eq!((found.logical(), found.physical()), (logical, start));
+        }
+        assert_eq!(hex(encoded_map_header(3 * PIECE_LEN).as_bytes()), "0300000005000000");
+        // And one of its files.
+        assert_eq!(fragment_map(0x3_47d8), [0xd8, 0x47, 3, 0, 0, 0, 0, 0x80]);
+    }
+
+    #[test]
+    fn long_files_have_long_records() {
+        let size = 1 << 32;
+        assert_eq!((record_len(size - 1), record_len(size)), (16, 32));
+        assert_eq!(hex(encoded_map_header(size).as_bytes()), "0040000007000000");
+        assert_eq!(hex(encoded_map_header(1 << 52).as_bytes()), "0000000007000400");
+        assert_eq!((records_start(40, 16), records_start(40, 32), records_start(24, 32)), (48, 64, 32));
+        assert_eq!(encoded_map_end(40, size), 64 + 0x4000 * 32);
+        let record = encode_extent(None, 0x1_2345_6789, 0x2_3456_789a, 5);
+        assert_eq!(hex(&record.as_bytes()[..20]), "050000009a785634020000008967452301000000");
+    }
+
+    #[test]
+    fn pieces_cover_a_content() {
+        let half = PIECE_LEN / 2;
+        for (size, expected) in [
+            (1, vec![1]),
+            (PIECE_LEN, vec![PIECE_LEN]),
+            (PIECE_LEN_MAX, vec![PIECE_LEN_MAX]),
+            (PIECE_LEN + half, vec![PIECE_LEN, half]),
+            (2 * PIECE_LEN + 1, vec![PIECE_LEN, PIECE_LEN + 1]),
+            (3 * PIECE_LEN - 1, vec![PIECE_LEN, PIECE_LEN, PIECE_LEN - 1]),
+        ] {
+            let (mut left, mut found) = (size, Vec::new());
+            while left > 0 {
+                found.push(piece_len(left));
+                left -= piece_len(left);
+            }
+            assert_eq!(found, expected, "{size} bytes");
+            assert_eq!(piece_count(size), found.len() as u64, "{size} bytes");
+        }
+        assert_eq!(piece_count(0), 0);
+    }
+
     #[test]
     fn stored_pieces_have_a_head_for_each_block() {
         let piece = Piece { start: 0x1_ffff, blocks: 3, length: 8193, plain: true };
