@@ -413,6 +413,45 @@ fn packed_pieces_stand_between_those_of_large_files() {
     }
 }
 
+/// A damaged block of the packed inode is blamed on every file that has content in its piece, and on no other.
+#[test]
+fn damage_names_all_files_of_a_piece() {
+    let contents: Vec<Vec<u8>> = (0..24).map(|at| words(at, 60_000)).collect();
+    let scratch = scratch();
+    let (_, image) = build(scratch.path(), &[tree(&contents)], "zstd", (6, 12), 2).unwrap();
+    let good = std::fs::read(&image).unwrap();
+    let fs = FileSystem::open(&good[..]).unwrap();
+    let packed = fs.packed_inode().unwrap();
+    for extent in fs.extents(packed).map(Result::unwrap) {
+        let mut expected: Vec<String> = (0..contents.len() as u64)
+            .filter(|at| at * 60_000 < extent.logical + extent.length && (at + 1) * 60_000 > extent.logical)
+            .map(|at| format!("/d/{at:03}"))
+            .collect();
+        expected.sort_unstable();
+        let mut bytes = good.clone();
+        bytes[usize::try_from(extent.physical.unwrap() + extent.stored() - 9).unwrap()] ^= 1;
+        std::fs::write(&image, &bytes).unwrap();
+        let file = std::fs::File::open(&image).unwrap();
+        let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+        let damaged = report.findings.iter().filter(|finding| finding.region.to_string() == "data");
+        let mut found: Vec<String> = damaged
+            .flat_map(|finding| &finding.paths)
+            .map(|path| String::from_utf8(path.clone()).unwrap())
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "piece at {}", extent.logical);
+    }
+    // What is damaged of its map.
+    let Layout::Compressed { map, .. } = packed.layout else { panic!("{:?}", packed.layout) };
+    let mut bytes = good.clone();
+    bytes[usize::try_from(map + 16).unwrap()] ^= 0x10;
+    std::fs::write(&image, &bytes).unwrap();
+    let file = std::fs::File::open(&image).unwrap();
+    let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+    let named = report.findings.iter().flat_map(|finding| &finding.paths).any(|path| path == b"/d/000");
+    assert!(named, "{report:#?}");
+}
+
 /// What `compressed_image` knows of a file.
 struct Map {
     inode: usize,
