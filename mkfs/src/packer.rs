@@ -14,9 +14,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use mkimg_format::erofs::pieces::{
-    PIECE_LEN, PIECE_LEN_MAX, compressed_blocks_max, encoded_len_max, piece_len,
-};
+use mkimg_format::erofs::pieces::{compressed_blocks_max, encoded_len_max, piece_len};
 use mkimg_format::merkle::hash_blocks;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
@@ -25,8 +23,8 @@ use crate::contents::{Content, Data, Form, Packed, Stored};
 use crate::fsverity::FsVerity;
 use crate::image_writer::ImageWriter;
 
-/// Plain bytes after which a batch goes out.
-const BATCH: usize = 4 * PIECE_LEN as usize;
+/// Plain bytes after which a batch goes out: those of four pieces.
+const BATCH: usize = 1 << 20;
 
 /// One piece of a batch.
 struct Piece {
@@ -370,7 +368,7 @@ impl Write for Packer<'_, '_> {
 
 /// Compresses and hashes batches until there are no more.
 fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
-    let mut room = vec![0; PIECE_LEN_MAX as usize];
+    let mut room = Vec::new();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { mut batch, reply }) = job else { return };
@@ -412,13 +410,17 @@ fn take<'b>(bytes: &mut &'b [u8], length: usize) -> &'b [u8] {
 }
 
 /// Compresses a piece, if that gains enough.
-fn pack<'r>(encoder: &mut Encoder, piece: &Piece, plain: &[u8], room: &'r mut [u8]) -> Option<&'r [u8]> {
+fn pack<'r>(encoder: &mut Encoder, piece: &Piece, plain: &[u8], room: &'r mut Vec<u8>) -> Option<&'r [u8]> {
     let most = match piece.form {
         PieceForm::Plain | PieceForm::Fragment => return None,
         PieceForm::Blocks => compressed_blocks_max(piece.length as u64) * BLOCK_SIZE,
         PieceForm::Bytes => encoded_len_max(piece.length as u64),
     };
-    let room = room.get_mut(..usize::try_from(most).ok()?)?;
+    let most = usize::try_from(most).ok()?;
+    if room.len() < most {
+        room.resize(most, 0);
+    }
+    let room = &mut room[..most];
     let length = encoder.encode(plain, room)?;
     room.get(..length)
 }

@@ -653,15 +653,15 @@ fn maps_have_one_form_and_hostile_ones_end() {
         for map in &maps[..3] {
             // Head, and beginning and end of the table: where pieces begin, and where the last one ends.
             let pieces = [0, 8 * 62, 8 * 128, (map.content.len() / 4096) * 8 - 8];
-            let table = if min_kernel >= (6, 15) {
-                vec![map.table..map.table + 16 * if map.inode == maps[1].inode { 2 } else { 1 }]
+            let table: Vec<usize> = if min_kernel >= (6, 15) {
+                (map.table..map.table + 16 * if map.inode == maps[1].inode { 2 } else { 1 }).collect()
             } else if map.content.len() > PIECE {
                 let blocks = map.content.len().div_ceil(4096) * 8;
-                pieces.iter().map(|at| map.table + at..map.table + (at + 32).min(blocks)).collect()
+                pieces.iter().flat_map(|at| map.table + at..map.table + (at + 32).min(blocks)).collect()
             } else {
-                vec![map.table..map.table + map.content.len().div_ceil(4096) * 8]
+                (map.table..map.table + map.content.len().div_ceil(4096) * 8).collect()
             };
-            for at in (map.map..map.map + 8).chain(table.into_iter().flatten()) {
+            for at in (map.map..map.map + 8).chain(table) {
                 for value in [0, 1, 2, 3, 8, 0x80, 0xff] {
                     if good[at] == value {
                         continue;

@@ -9,7 +9,7 @@ mkdir twins
 for name in a b c d e f; do cat run-1 run-2 run-3 run-4 >"twins/$name"; done
 wanted=$(sha256sum <twins/a)
 mkdir small
-for number in $(seq 1 60); do
+for number in $(seq 1 36); do
     yes "small file $number" 2>/dev/null | head -c $((number * 331 + 20000 * (number % 7))) >"small/$number" || true
     cat run-1 | tail -c $((number * 97)) >>"small/$number"
 done
@@ -43,7 +43,7 @@ for options in 'lz4' 'lz4hc:3' 'lz4 --min-kernel 6.1' 'deflate:1' 'zstd' 'zstd -
     mkimg verify small.mkimg >/dev/null
     mount -t erofs -o ro,loop small.mkimg "$POINT"
     readers=
-    for reader in 1 2 3 4 5 6; do
+    for reader in 1 2 3; do
         (cd "$POINT" && sha256sum -c /run/small.sums >/dev/null) &
         readers="$readers $!"
     done
