@@ -22,6 +22,7 @@ pub(crate) struct Digests {
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
     Blocks { start: u32, size: u64 },
+    Fragment { offset: u64, size: u64 },
     Inode(Nid),
 }
 
@@ -30,6 +31,7 @@ impl Digests {
     pub(crate) fn of<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<[u8; 32]> {
         let key = match inode.layout {
             Layout::Plain { start: Some(start) } => Key::Blocks { start, size: inode.size },
+            Layout::Fragment { offset, .. } => Key::Fragment { offset, size: inode.size },
             _ => Key::Inode(inode.nid),
         };
         if let Some(digest) = self.known.get(&key) {

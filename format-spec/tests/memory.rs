@@ -101,6 +101,7 @@ impl Wide {
                 xattr_block: header.seal_block as u32,
                 uuid: [0; 16],
                 volume_name: [0; 16],
+                packed: None,
                 features: Features::default(),
             };
             fields.write(bytes.first_chunk_mut().unwrap());

@@ -27,10 +27,10 @@ pub static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
         (tiny, (5, 15), Compression::None),
         (layers(), (5, 15), Compression::None),
         (layers(), (5, 4), Compression::None),
-        (layers(), (5, 15), Compression::Lz4),
-        (layers(), (6, 12), Compression::Deflate(6)),
-        (layers(), (6, 12), Compression::Zstd(3)),
-        (layers(), (6, 15), Compression::Zstd(3)),
+        (packed_layers(), (5, 15), Compression::Lz4),
+        (packed_layers(), (6, 12), Compression::Deflate(6)),
+        (packed_layers(), (6, 12), Compression::Zstd(3)),
+        (packed_layers(), (6, 15), Compression::Zstd(3)),
     ]
     .into_iter()
     .map(|(layers, kernel, compression)| {
@@ -78,6 +78,16 @@ pub fn layers() -> Vec<Vec<u8>> {
     let third = vec![tar::dir("etc2/"), tar::file("etc/.wh..wh..opq", b""), tar::file("etc/new", b"new")];
     let layers = [first, second, third];
     layers.into_iter().map(|members| [members.concat(), END.to_vec()].concat()).collect()
+}
+
+/// As [`layers`], and files that have pieces of their own: two, and a long one. All others are in the packed inode, or
+/// have their tail behind the inode.
+fn packed_layers() -> Vec<Vec<u8>> {
+    let text: Vec<u8> = (0..70_000_u32).flat_map(|number| number.to_string().into_bytes()).collect();
+    let more = vec![tar::file("large", &text[..300_000]), tar::file("long", &text[..270_000]), tar::file("two", &[])];
+    let mut layers = layers();
+    layers.push([more.concat(), END.to_vec()].concat());
+    layers
 }
 
 /// Builds an image of plain layers, or of a single tar as it is.

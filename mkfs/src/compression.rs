@@ -67,7 +67,8 @@ impl Compression {
 /// What a kernel can do with compressed data, whichever the algorithm.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Abilities {
-    /// Inodes may share compressed blocks. Before 6.1, reading two of them at the same time fails.
+    /// Inodes may share compressed blocks, and be fragments of the packed inode. Before 6.1, reading two of them at the
+    /// same time fails.
     pub share: bool,
     /// Pieces need not fill blocks, with encoded extents (6.15).
     pub encoded: bool,

@@ -3,9 +3,12 @@
 //! Every distinct content is stored once, in the order of its first visible copy in the source (layer, then position),
 //! so that the copy reads each layer once and front to back.
 
+use mkimg_format::erofs::TAIL_MAX;
+use mkimg_format::erofs::pieces::PIECE_LEN;
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
+use crate::entry::XattrSet;
 use crate::error::Result;
 use crate::flatten::Flat;
 use crate::plan::{block_address, breadth_first};
@@ -29,6 +32,8 @@ pub(crate) struct Content {
     pub chunks: Option<Chunks>,
     /// Whether several inodes have it.
     pub several: bool,
+    /// Whether one of them has xattrs.
+    pub xattrs: bool,
 }
 
 /// Map of a sparse content.
@@ -43,7 +48,7 @@ pub(crate) struct Chunks {
 /// Where a content is.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// First byte; meaningless if it is empty.
+    /// First byte in the image, or in the packed inode; meaningless if it is empty.
     pub start: u64,
     pub form: Form,
 }
@@ -57,11 +62,26 @@ pub(crate) enum Form {
     Indexed(Box<[u16]>),
     /// In pieces that take so many bytes each, with nothing between them and between contents.
     Encoded(Box<[u32]>),
+    /// In the packed inode.
+    Fragment,
+    /// As it is, in blocks of its own but for its last bytes, which wait here: they stand behind its inode.
+    Tail(Box<[u8]>),
+}
+
+/// The inode that holds all small contents, one behind the other.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// Bytes of these contents.
+    pub size: u64,
+    /// Whether its pieces fill blocks.
+    pub indexed: bool,
+    /// First byte in the image and stored length of each piece.
+    pub pieces: Vec<(u64, u32)>,
 }
 
 impl Stored {
     pub(crate) const fn is_compressed(&self) -> bool {
-        !matches!(self.form, Form::Plain)
+        !matches!(self.form, Form::Plain | Form::Tail(_))
     }
 
     /// Number of the first block.
@@ -75,6 +95,8 @@ impl Stored {
 pub(crate) struct Data {
     /// In the order of [`Contents::list`].
     pub stored: Vec<Stored>,
+    /// Where there are [`Form::Fragment`]s.
+    pub packed: Option<Packed>,
     /// First block behind them.
     pub end: u64,
 }
@@ -113,10 +135,11 @@ impl Contents {
                 }
                 continue;
             }
+            let xattrs = flat.tree.inode(id).attributes.xattrs != XattrSet::NONE;
             let segments = data.segments().filter(|_| holes);
             let chunks = segments.and_then(|segments| chunk_map(data.size, segments));
             content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
-            contents.push(Content { layer, file, size: data.size, chunks, several: false });
+            contents.push(Content { layer, file, size: data.size, chunks, several: false, xattrs });
         }
         Self { list: contents, of: content_of }
     }
@@ -139,11 +162,30 @@ impl Contents {
         };
         let stored = self.list.iter().map(place).collect();
         block_address(end)?;
-        Ok(Data { stored, end })
+        Ok(Data { stored, packed: None, end })
+    }
+}
+
+impl Packed {
+    /// Length of its inode without the map.
+    pub(crate) fn inode_len(&self) -> u64 {
+        if u32::try_from(self.size).is_ok() { 32 } else { 64 }
     }
 }
 
 impl Content {
+    /// Whether it is shorter than a piece, so that it is better compressed together with others.
+    pub(crate) const fn is_small(&self) -> bool {
+        self.chunks.is_none() && self.size > 0 && self.size < PIECE_LEN
+    }
+
+    /// Length of its tail, if that may stand behind its inode: it is short, nobody else needs it, and it fits.
+    pub(crate) fn tail(&self) -> Option<usize> {
+        let tail = self.size % BLOCK_SIZE;
+        let may = self.is_small() && !self.several && !self.xattrs && (1..=TAIL_MAX).contains(&tail);
+        usize::try_from(tail).ok().filter(|_| may)
+    }
+
     /// Blocks it takes uncompressed.
     fn blocks(&self) -> u64 {
         match &self.chunks {

@@ -174,17 +174,18 @@ impl<'c> Emitter<'_, 'c> {
         block[..512].copy_from_slice(&plan.header.to_bytes());
         let narrow = |value: u64| u32::try_from(value).map_err(io::Error::other);
         let root = plan.inodes.first().map_or(0, |root| root.nid);
-        let seconds = u64::try_from(plan.epoch.sec);
+        let epoch = plan.superblock_epoch();
         SuperblockFields {
             root: u16::try_from(root).map_err(io::Error::other)?,
             inodes: plan.inodes.len() as u64,
-            epoch: seconds.unwrap_or(0),
-            fixed_nsec: if seconds.is_ok() { plan.epoch.nsec } else { 0 },
+            epoch: epoch.sec.cast_unsigned(),
+            fixed_nsec: epoch.nsec,
             blocks: narrow(plan.header.data_blocks)?,
             meta_block: narrow(plan.header.meta_block)?,
             xattr_block: plan.xattr_block,
             uuid: self.uuid(plan)?,
             volume_name: label(self.name.unwrap_or_default()),
+            packed: plan.packed.as_ref().map(|(nid, _)| (*nid).into()),
             features: plan.features,
         }
         .write(&mut block);

@@ -10,6 +10,11 @@ use crate::tar::Segment;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct XattrSet(pub u32);
 
+impl XattrSet {
+    /// The one without xattrs.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 /// One xattr: full name, value.
 pub(crate) type XattrPair = (Box<[u8]>, Box<[u8]>);
 

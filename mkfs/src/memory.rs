@@ -12,7 +12,7 @@ use crate::compression::Compression;
 const CHUNK: u64 = 256 << 10;
 
 /// What each thread can make use of for data that is on its way.
-const FOR_A_THREAD: u64 = 8 << 20;
+const FOR_A_THREAD: u64 = 16 << 20;
 
 /// Chunks of a layer that is checked: so many in any case (its blob, and what somebody has in hand), and so many times the
 /// distance of its works.

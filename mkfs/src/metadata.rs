@@ -5,17 +5,19 @@
 
 use std::io::{self, Write};
 
-use mkimg_format::erofs::Algorithm;
-use mkimg_format::erofs::pieces::{PIECE_LEN, Piece, encode_extent, encoded_map_header, map_header};
+use mkimg_format::erofs::pieces::{
+    Piece, encode_extent, encoded_map_header, fragment_map, map_header, piece_len, record_len, records_start,
+};
 use mkimg_format::erofs::raw::{
     CHUNK_BITS_MASK, DIRENT_LEN, FORMAT_EXTENDED, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
     LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawDirent,
     RawExtendedInode, SLOT, encode_rdev, xattr_icount,
 };
+use mkimg_format::erofs::{Algorithm, FileType};
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 use zerocopy::IntoBytes as _;
 
-use crate::contents::{Chunks, Content, Form, Stored};
+use crate::contents::{Chunks, Form, Packed, Stored};
 use crate::flatten::Flat;
 use crate::plan::{Placed, Plan, dir_blocks, dir_len, dir_names, nlink};
 use crate::tree::{Dir, Node};
@@ -61,6 +63,10 @@ pub(crate) fn write_metadata(flat: &Flat, plan: &Plan<'_>, out: &mut impl Write)
         out.pad_to(u64::from(placed.nid) * SLOT)?;
         write_inode(flat, plan, placed, &mut out)?;
     }
+    if let (Some((nid, packed)), Some(algorithm)) = (&plan.packed, plan.features.algorithm) {
+        out.pad_to(u64::from(*nid) * SLOT)?;
+        write_packed(plan, *nid, packed, algorithm, &mut out)?;
+    }
     out.pad_to(area(plan.body_block))?;
     for placed in &plan.inodes {
         write_body(flat, plan, placed, &mut out)?;
@@ -94,12 +100,19 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
             None => match &stored.form {
                 Form::Plain => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
+                Form::Tail(_) if content.size < BLOCK_SIZE => (LAYOUT_FLAT_INLINE, content.size, NULL_ADDR),
+                Form::Tail(_) => (LAYOUT_FLAT_INLINE, content.size, stored.block()),
                 Form::Indexed(blocks) => {
                     (LAYOUT_COMPRESSED_FULL, content.size, blocks.iter().copied().map(u32::from).sum())
                 }
                 Form::Encoded(lengths) => {
                     let blocks = blocks_for(lengths.iter().copied().map(u64::from).sum());
                     let blocks = u32::try_from(blocks).map_err(io::Error::other)?;
+                    (LAYOUT_COMPRESSED_FULL, content.size, blocks)
+                }
+                // Not of its own. But tar takes a file that has no blocks for one big hole.
+                Form::Fragment => {
+                    let blocks = u32::try_from(blocks_for(content.size)).map_err(io::Error::other)?;
                     (LAYOUT_COMPRESSED_FULL, content.size, blocks)
                 }
             },
@@ -154,13 +167,33 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             if let Some(chunks) = &content.chunks {
                 return write_chunks(chunks, stored, out);
             }
+            if let Form::Tail(tail) = &stored.form {
+                return out.write_all(tail);
+            }
             let head = 32 + if placed.compact { 0 } else { 32 } + plan.xattrs.body_len(attributes.xattrs);
             let Some(algorithm) = plan.features.algorithm.filter(|_| stored.is_compressed()) else {
                 return Ok(());
             };
-            let padding = head.next_multiple_of(MAP_HEADER_LEN) - head;
-            out.write_all(&[0; 8][..usize::try_from(padding).map_err(io::Error::other)?])?;
-            write_pieces(content, stored, algorithm, out)
+            let map = head.next_multiple_of(MAP_HEADER_LEN);
+            write_zeros(map - head, out)?;
+            let mut at = stored.start;
+            let mut place = |length: u64| {
+                let start = at;
+                at += length;
+                (start, length)
+            };
+            match &stored.form {
+                Form::Plain | Form::Tail(_) => Ok(()),
+                Form::Indexed(blocks) => {
+                    let pieces = blocks.iter().map(|blocks| place(u64::from(*blocks) * BLOCK_SIZE));
+                    write_indexes(content.size, pieces, algorithm, out)
+                }
+                Form::Encoded(lengths) => {
+                    let pieces = lengths.iter().map(|length| place((*length).into()));
+                    write_extents(map, content.size, pieces, algorithm, out)
+                }
+                Form::Fragment => out.write_all(&fragment_map(stored.start)),
+            }
         }
         _ => Ok(()),
     }
@@ -174,42 +207,104 @@ fn write_chunks(chunks: &Chunks, stored: &Stored, out: &mut impl Write) -> io::R
     })
 }
 
-/// Writes the map of a compressed file.
-fn write_pieces(
-    content: &Content,
-    stored: &Stored,
+/// Writes the packed inode: a file of nobody's, as old as most others.
+fn write_packed(
+    plan: &Plan<'_>,
+    nid: u32,
+    packed: &Packed,
     algorithm: Algorithm,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let mut left = content.size;
-    let mut next_length = || {
-        let length = left.min(PIECE_LEN);
+    let pieces = packed.pieces.iter().map(|(start, length)| (*start, u64::from(*length)));
+    let blocks = blocks_for(pieces.clone().map(|(_, length)| length).sum());
+    let i_u = u32::try_from(blocks).map_err(io::Error::other)?;
+    let mode = FileType::File.mode_bits() | 0o644;
+    match u32::try_from(packed.size) {
+        Ok(size) => {
+            let raw = RawCompactInode {
+                i_format: (LAYOUT_COMPRESSED_FULL << 1).into(),
+                i_mode: mode.into(),
+                i_nlink: 1.into(),
+                i_size: size.into(),
+                i_u: i_u.into(),
+                i_ino: nid.into(),
+                ..RawCompactInode::default()
+            };
+            out.write_all(raw.as_bytes())?;
+        }
+        Err(_) => {
+            let epoch = plan.superblock_epoch();
+            let raw = RawExtendedInode {
+                i_format: (FORMAT_EXTENDED | (LAYOUT_COMPRESSED_FULL << 1)).into(),
+                i_mode: mode.into(),
+                i_size: packed.size.into(),
+                i_u: i_u.into(),
+                i_ino: nid.into(),
+                i_mtime: epoch.sec.cast_unsigned().into(),
+                i_mtime_nsec: epoch.nsec.into(),
+                i_nlink: 1.into(),
+                ..RawExtendedInode::default()
+            };
+            out.write_all(raw.as_bytes())?;
+        }
+    }
+    if packed.indexed {
+        write_indexes(packed.size, pieces, algorithm, out)
+    } else {
+        write_extents(packed.inode_len(), packed.size, pieces, algorithm, out)
+    }
+}
+
+fn write_zeros(length: u64, out: &mut impl Write) -> io::Result<()> {
+    out.write_all(&[0; 32][..usize::try_from(length).map_err(io::Error::other)?])
+}
+
+/// Writes the map of a content of `size` bytes: first byte and stored length of each piece are `pieces`.
+fn write_indexes(
+    size: u64,
+    pieces: impl Iterator<Item = (u64, u64)>,
+    algorithm: Algorithm,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    out.write_all(map_header(algorithm).as_bytes())?;
+    write_zeros(MAP_HEADER_LEN, out)?;
+    let mut left = size;
+    for (start, stored) in pieces {
+        let length = piece_len(left);
         left -= length;
-        length
-    };
-    match &stored.form {
-        Form::Plain => {}
-        Form::Indexed(pieces) => {
-            out.write_all(map_header(algorithm).as_bytes())?;
-            out.write_all(&[0; 8])?;
-            let mut start = stored.block();
-            for blocks in pieces.iter().copied().map(u32::from) {
-                let length = next_length();
-                let piece = Piece { start, blocks, length, plain: u64::from(blocks) == blocks_for(length) };
-                for index in piece.indexes() {
-                    out.write_all(index.as_bytes())?;
-                }
-                start += blocks;
-            }
+        let block = |bytes: u64| u32::try_from(bytes / BLOCK_SIZE).map_err(io::Error::other);
+        let piece = Piece {
+            start: block(start)?,
+            blocks: block(stored)?,
+            length,
+            plain: stored == blocks_for(length) * BLOCK_SIZE,
+        };
+        for index in piece.indexes() {
+            out.write_all(index.as_bytes())?;
         }
-        Form::Encoded(lengths) => {
-            out.write_all(encoded_map_header().as_bytes())?;
-            out.write_all(&stored.start.to_le_bytes())?;
-            for stored in lengths {
-                let algorithm = (u64::from(*stored) < next_length()).then_some(algorithm);
-                out.write_all(&encode_extent(algorithm, *stored).to_le_bytes())?;
-            }
-        }
+    }
+    Ok(())
+}
+
+/// Writes encoded extents in place of indexes; the map starts `map` bytes behind a slot.
+fn write_extents(
+    map: u64,
+    size: u64,
+    pieces: impl Iterator<Item = (u64, u64)>,
+    algorithm: Algorithm,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    out.write_all(encoded_map_header(size).as_bytes())?;
+    let record_len = record_len(size);
+    write_zeros(records_start(map, record_len) - map - MAP_HEADER_LEN, out)?;
+    let mut logical = 0;
+    for (start, stored) in pieces {
+        let length = piece_len(size - logical);
+        let algorithm = (stored < length).then_some(algorithm);
+        let stored = u32::try_from(stored).map_err(io::Error::other)?;
+        let record = encode_extent(algorithm, logical, start, stored);
+        out.write_all(&record.as_bytes()[..usize::try_from(record_len).map_err(io::Error::other)?])?;
+        logical += length;
     }
     Ok(())
 }

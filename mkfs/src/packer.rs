@@ -3,6 +3,9 @@
 //! The producer collects pieces in batches; workers compress them and hash the plain blocks, whose digests are the
 //! leaves of the fs-verity trees; the batches come back in the order in which they went out. So the place of a piece
 //! depends on the pieces before it, never on how many workers there are or which of them is faster.
+//!
+//! Small contents gather in the packed inode, where the kernel can read it. How long that will be is known before, so a
+//! piece of it goes out as soon as there is enough for one, and stands between the contents that come in meanwhile.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -11,33 +14,40 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
-use mkimg_format::erofs::pieces::{
-    ENCODED_PIECES_MAX, PIECE_BITS, PIECE_LEN, compressed_blocks_max, encoded_len_max,
-};
+use mkimg_format::erofs::pieces::{PIECE_LEN_MAX, compressed_blocks_max, encoded_len_max, piece_len};
 use mkimg_format::merkle::hash_blocks;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
 use crate::compression::{Abilities, Compression, Encoder};
-use crate::contents::{Content, Data, Form, Stored};
+use crate::contents::{Content, Data, Form, Packed, Stored};
 use crate::fsverity::FsVerity;
 use crate::image_writer::ImageWriter;
 
-/// Length of a piece in a buffer.
-const PIECE: usize = 1 << PIECE_BITS;
+/// Plain bytes after which a batch goes out: those of two pieces.
+const BATCH: usize = 512 << 10;
 
-/// Plain bytes after which a batch goes out.
-const BATCH: usize = 4 * PIECE;
-
-/// Bytes of a batch in memory at most: plain, with one piece more than makes it go out, and packed.
-pub(crate) const BATCH_MEMORY: usize = 2 * (BATCH + PIECE);
+/// Bytes of a batch in memory at most: plain, with one piece more than makes it go out, once more what of it is in the
+/// packed inode, and compressed.
+pub(crate) const BATCH_MEMORY: usize = 3 * 2 * BATCH;
+const _: () = assert!(PIECE_LEN_MAX <= BATCH as u64);
 
 /// One piece of a batch.
 struct Piece {
-    /// Bytes of content; in the batch they are padded to whole blocks.
+    /// Bytes of content.
     length: usize,
     form: PieceForm,
-    /// Whether it is the last one of its content.
-    last: bool,
+    of: Owner,
+}
+
+/// What a piece is a piece of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Content {
+        /// Whether it is the last one of its content.
+        last: bool,
+    },
+    /// The packed inode.
+    Packed,
 }
 
 /// What may become of a piece.
@@ -49,12 +59,17 @@ enum PieceForm {
     Blocks,
     /// It is compressed if that gains bytes, and takes no more than it needs.
     Bytes,
+    /// It is in the packed inode, and only hashed here.
+    Fragment,
 }
 
 /// Pieces that are compressed together.
 #[derive(Default)]
 struct Batch {
+    /// Contents in order, each piece padded to whole blocks, as they are hashed.
     plain: Vec<u8>,
+    /// Pieces of the packed inode.
+    small: Vec<u8>,
     pieces: Vec<Piece>,
     /// What goes into the image.
     packed: Vec<u8>,
@@ -82,7 +97,14 @@ pub(crate) struct Packer<'a, 'f> {
     open: usize,
     /// Content that is coming in.
     incoming: usize,
+    /// Bytes of it from the open piece on.
+    left: u64,
+    /// Small contents that came in, as far as no piece was cut from them.
+    small: Vec<u8>,
+    /// Bytes of the packed inode from there on.
+    small_left: u64,
     stored: Vec<Stored>,
+    packed: Packed,
     /// Bytes of the pieces of the content that is coming back.
     lengths: Vec<u32>,
     /// Whether one of them is compressed.
@@ -122,7 +144,15 @@ impl<'a, 'f> Packer<'a, 'f> {
             batch: Batch::default(),
             open: 0,
             incoming: 0,
+            left: 0,
+            small: Vec::new(),
+            small_left: if abilities.share {
+                contents.iter().filter(|content| content.is_small()).map(|content| content.size).sum()
+            } else {
+                0
+            },
             stored: Vec::with_capacity(contents.len()),
+            packed: Packed { size: 0, indexed: !abilities.encoded, pieces: Vec::new() },
             lengths: Vec::new(),
             compressed: false,
             start: 0,
@@ -149,29 +179,60 @@ impl<'a, 'f> Packer<'a, 'f> {
         self.store_empty();
         self.image.pad()?;
         let end = self.image.position() / BLOCK_SIZE;
-        Ok((Data { stored: self.stored, end }, self.fsverity.take_digests()))
+        let packed = Some(self.packed).filter(|packed| packed.size > 0);
+        Ok((Data { stored: self.stored, packed, end }, self.fsverity.take_digests()))
     }
 
-    /// Nothing is ever written of empty contents.
+    /// Goes on to the next content that bytes are written of.
     fn skip_empty(&mut self) {
         while self.contents.get(self.incoming).is_some_and(|content| content.size == 0) {
             self.incoming += 1;
         }
+        let content = self.contents.get(self.incoming);
+        // Of a sparse one nobody knows here how much is written, nor is it of importance.
+        self.left =
+            content.map_or(0, |content| if content.chunks.is_some() { u64::MAX } else { content.size });
     }
 
     fn close_piece(&mut self, last: bool) {
         let form = self.contents.get(self.incoming).map_or(PieceForm::Plain, |content| self.form_of(content));
         let length = self.batch.plain.len() - self.open;
-        self.batch.pieces.push(Piece { length, form, last });
+        self.batch.pieces.push(Piece { length, form, of: Owner::Content { last } });
+        self.left = self.left.saturating_sub(length as u64);
+        if form == PieceForm::Fragment {
+            self.small.extend_from_slice(&self.batch.plain[self.open..]);
+            self.cut_packed();
+        }
         self.open += length.next_multiple_of(BLOCK_LEN);
         self.batch.plain.resize(self.open, 0);
+    }
+
+    /// Cuts pieces from the packed inode, where there is enough for one.
+    fn cut_packed(&mut self) {
+        let form = if self.abilities.encoded { PieceForm::Bytes } else { PieceForm::Blocks };
+        loop {
+            let length = piece_len(self.small_left);
+            let Some(piece) = usize::try_from(length).ok().and_then(|length| self.small.get(..length)) else {
+                return;
+            };
+            if piece.is_empty() {
+                return;
+            }
+            self.batch.small.extend_from_slice(piece);
+            let length = piece.len();
+            self.small.drain(..length);
+            self.small_left -= length as u64;
+            self.batch.pieces.push(Piece { length, form, of: Owner::Packed });
+        }
     }
 
     /// What may become of the pieces of a content.
     fn form_of(&self, content: &Content) -> PieceForm {
         if content.chunks.is_some() {
             PieceForm::Plain
-        } else if self.abilities.encoded && content.size.div_ceil(PIECE_LEN) <= ENCODED_PIECES_MAX {
+        } else if self.abilities.share && content.is_small() {
+            PieceForm::Fragment
+        } else if self.abilities.encoded {
             PieceForm::Bytes
         } else if self.abilities.share || !content.several {
             PieceForm::Blocks
@@ -207,28 +268,59 @@ impl<'a, 'f> Packer<'a, 'f> {
         for (piece, length) in batch.pieces.iter().zip(&batch.lengths) {
             let (packed, behind) = rest.split_at(*length as usize);
             rest = behind;
-            if self.lengths.is_empty() {
-                self.store_empty();
-                if piece.form != PieceForm::Bytes {
-                    self.image.pad()?;
+            match piece.of {
+                Owner::Packed => {
+                    self.packed.pieces.push((self.image.position(), *length));
+                    self.image.write_all(packed)?;
                 }
-                self.start = self.image.position();
-            }
-            self.image.write_all(packed)?;
-            self.lengths.push(*length);
-            self.compressed |= packed.len() < piece.length;
-            if piece.last {
-                let form = self.form(piece.form);
-                self.stored.push(Stored { start: self.start, form });
-                self.lengths.clear();
-                self.compressed = false;
+                Owner::Content { last } => self.place(piece, packed, last)?,
             }
         }
         batch.plain.clear();
+        batch.small.clear();
         batch.pieces.clear();
         batch.packed.clear();
         batch.lengths.clear();
         self.spare.push(batch);
+        Ok(())
+    }
+
+    /// Places a piece of a content.
+    fn place(&mut self, piece: &Piece, packed: &[u8], last: bool) -> io::Result<()> {
+        if self.lengths.is_empty() {
+            self.store_empty();
+            if matches!(piece.form, PieceForm::Plain | PieceForm::Blocks) {
+                self.image.pad()?;
+            }
+            self.start = self.image.position();
+        }
+        if piece.form == PieceForm::Fragment {
+            self.stored.push(Stored { start: self.packed.size, form: Form::Fragment });
+            self.packed.size += piece.length as u64;
+            return Ok(());
+        }
+        let content = self.contents.get(self.stored.len());
+        // Small contents have one piece.
+        if piece.form == PieceForm::Blocks
+            && packed.len() >= piece.length
+            && let Some(tail) = content.and_then(Content::tail)
+        {
+            let (whole, rest) = packed.split_at(piece.length - tail);
+            self.image.write_all(whole)?;
+            let form = Form::Tail(rest[..tail].into());
+            self.stored.push(Stored { start: self.start, form });
+            return Ok(());
+        }
+        self.image.write_all(packed)?;
+        // No longer than a piece.
+        self.lengths.push(u32::try_from(packed.len()).unwrap_or(u32::MAX));
+        self.compressed |= packed.len() < piece.length;
+        if last {
+            let form = self.form(piece.form);
+            self.stored.push(Stored { start: self.start, form });
+            self.lengths.clear();
+            self.compressed = false;
+        }
         Ok(())
     }
 
@@ -242,8 +334,14 @@ impl<'a, 'f> Packer<'a, 'f> {
                     |length: &u32| u16::try_from(u64::from(*length) / BLOCK_SIZE).unwrap_or(u16::MAX);
                 Form::Indexed(self.lengths.iter().map(blocks).collect())
             }
-            PieceForm::Plain | PieceForm::Blocks => Form::Plain,
+            PieceForm::Plain | PieceForm::Blocks | PieceForm::Fragment => Form::Plain,
         }
+    }
+
+    /// Bytes that the open piece can still take.
+    fn room(&self) -> usize {
+        let open = self.batch.plain.len() - self.open;
+        usize::try_from(piece_len(self.left)).unwrap_or(usize::MAX).saturating_sub(open)
     }
 
     /// Empty contents have no pieces that could come back.
@@ -257,14 +355,13 @@ impl<'a, 'f> Packer<'a, 'f> {
 impl Write for Packer<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Only now is it known that a full piece was not the last one of its content.
-        if self.batch.plain.len() - self.open == PIECE {
+        if self.room() == 0 {
             self.close_piece(false);
             if self.batch.plain.len() >= BATCH {
                 self.submit()?;
             }
         }
-        let room = PIECE - (self.batch.plain.len() - self.open);
-        let count = bytes.len().min(room);
+        let count = bytes.len().min(self.room());
         self.batch.plain.extend_from_slice(&bytes[..count]);
         Ok(count)
     }
@@ -276,32 +373,31 @@ impl Write for Packer<'_, '_> {
 
 /// Compresses and hashes batches until there are no more.
 fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
-    let mut room = vec![0; PIECE];
+    let mut room = Vec::new();
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { mut batch, reply }) = job else { return };
         batch.leaves.resize(batch.plain.len() / BLOCK_LEN, [0; 32]);
         hash_blocks(&batch.plain, &mut batch.leaves);
-        let mut rest = &*batch.plain;
+        let (mut contents, mut small) = (&*batch.plain, &*batch.small);
         for piece in &batch.pieces {
-            let padded = piece.length.next_multiple_of(BLOCK_LEN);
-            let (plain, behind) = rest.split_at(padded);
-            rest = behind;
+            let plain = match piece.of {
+                Owner::Packed => take(&mut small, piece.length),
+                Owner::Content { .. } => take(&mut contents, piece.length.next_multiple_of(BLOCK_LEN)),
+            };
+            let plain = &plain[..piece.length];
             let before = batch.packed.len();
-            match pack(&mut encoder, piece, plain, &mut room) {
-                Some(stream) => {
-                    // In blocks, a stream stands at their end.
-                    if piece.form == PieceForm::Blocks {
-                        batch
-                            .packed
-                            .resize(before + stream.len().next_multiple_of(BLOCK_LEN) - stream.len(), 0);
-                    }
-                    batch.packed.extend_from_slice(stream);
-                }
-                None if piece.form == PieceForm::Bytes => {
-                    batch.packed.extend_from_slice(&plain[..piece.length]);
-                }
-                None => batch.packed.extend_from_slice(plain),
+            let stream = pack(&mut encoder, piece, plain, &mut room);
+            let blocks = matches!(piece.form, PieceForm::Plain | PieceForm::Blocks);
+            let stored = if piece.form == PieceForm::Fragment { &[] } else { stream.unwrap_or(plain) };
+            let padding = if blocks { stored.len().next_multiple_of(BLOCK_LEN) - stored.len() } else { 0 };
+            // In blocks, a stream stands at their end, and what stays as it is at their beginning.
+            if stream.is_some() {
+                batch.packed.resize(before + padding, 0);
+            }
+            batch.packed.extend_from_slice(stored);
+            if stream.is_none() {
+                batch.packed.resize(batch.packed.len() + padding, 0);
             }
             // No longer than a piece.
             batch.lengths.push(u32::try_from(batch.packed.len() - before).unwrap_or(u32::MAX));
@@ -311,14 +407,25 @@ fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
     }
 }
 
+/// Takes `length` bytes off the front.
+fn take<'b>(bytes: &mut &'b [u8], length: usize) -> &'b [u8] {
+    let (front, rest) = bytes.split_at(length);
+    *bytes = rest;
+    front
+}
+
 /// Compresses a piece, if that gains enough.
-fn pack<'r>(encoder: &mut Encoder, piece: &Piece, plain: &[u8], room: &'r mut [u8]) -> Option<&'r [u8]> {
+fn pack<'r>(encoder: &mut Encoder, piece: &Piece, plain: &[u8], room: &'r mut Vec<u8>) -> Option<&'r [u8]> {
     let most = match piece.form {
-        PieceForm::Plain => return None,
+        PieceForm::Plain | PieceForm::Fragment => return None,
         PieceForm::Blocks => compressed_blocks_max(piece.length as u64) * BLOCK_SIZE,
         PieceForm::Bytes => encoded_len_max(piece.length as u64),
     };
-    let room = room.get_mut(..usize::try_from(most).ok()?)?;
-    let length = encoder.encode(plain.get(..piece.length)?, room)?;
+    let most = usize::try_from(most).ok()?;
+    if room.len() < most {
+        room.resize(most, 0);
+    }
+    let room = &mut room[..most];
+    let length = encoder.encode(plain, room)?;
     room.get(..length)
 }

@@ -9,14 +9,14 @@
 //! 4. shared xattrs;
 //! 5. seal.
 
-use mkimg_format::erofs::pieces::{PIECE_BITS, encoded_map_len, map_len};
+use mkimg_format::erofs::pieces::{encoded_map_end, map_len};
 use mkimg_format::erofs::raw::{DIRENT_LEN, MAP_HEADER_LEN, NULL_ADDR, SLOT};
 use mkimg_format::erofs::{Algorithm, Features, Timestamp};
 use mkimg_format::header::Header;
 use mkimg_format::seal::{Section, Table};
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
-use crate::contents::{Content, Contents, Data, Form, Stored};
+use crate::contents::{Content, Contents, Data, Form, Packed, Stored};
 use crate::error::{Error, Result};
 use crate::flatten::Flat;
 use crate::tree::{Dir, InodeId, Node, ROOT};
@@ -43,6 +43,8 @@ pub(crate) struct Placed {
 pub(crate) struct Plan<'a> {
     contents: &'a Contents,
     stored: Vec<Stored>,
+    /// The packed inode and its number; it stands behind all others.
+    pub packed: Option<(u32, Packed)>,
     /// In the order of their numbers.
     pub inodes: Vec<Placed>,
     /// Position in `inodes` by id.
@@ -79,14 +81,17 @@ impl<'a> Plan<'a> {
         data: Data,
         algorithm: Option<Algorithm>,
     ) -> Result<Self> {
-        let Data { stored, end: meta_block } = data;
+        let Data { stored, packed, end: meta_block } = data;
         let order = breadth_first(flat);
-        let packed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
+        let compressed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
+        let tails = stored.iter().any(|stored| matches!(stored.form, Form::Tail(_)));
         let features = Features {
             chunked: contents.list.iter().any(|content| content.chunks.is_some()),
-            algorithm: algorithm.filter(|_| packed().next().is_some()),
-            shared: packed().any(|(content, _)| content.several),
-            encoded: packed().any(|(_, stored)| matches!(stored.form, Form::Encoded(_))),
+            // Where there are tails it says that there may be.
+            algorithm: algorithm.filter(|_| tails || compressed().next().is_some()),
+            shared: packed.is_some() || compressed().any(|(content, _)| content.several),
+            encoded: packed.as_ref().is_some_and(|packed| !packed.indexed)
+                || compressed().any(|(_, stored)| matches!(stored.form, Form::Encoded(_))),
         };
 
         let mut uses = vec![0_u32; flat.xattrs.len()];
@@ -107,6 +112,10 @@ impl<'a> Plan<'a> {
             position[id.0 as usize] = u32::try_from(inodes.len()).unwrap_or(u32::MAX);
             inodes.push(placed);
         }
+        let packed = match packed {
+            Some(packed) => Some((placer.place_packed(&packed)?, packed)),
+            None => None,
+        };
         let body_block = meta_block + blocks_for(placer.slot * SLOT);
         let xattr_block = body_block + placer.body_blocks;
         let seal_block = xattr_block + blocks_for(xattrs.pool_len);
@@ -132,6 +141,7 @@ impl<'a> Plan<'a> {
             xattr_block: block_address(xattr_block)?,
             contents,
             stored,
+            packed,
             inodes,
             position,
             xattrs,
@@ -145,6 +155,11 @@ impl<'a> Plan<'a> {
     /// Where an inode stands.
     pub(crate) fn placed(&self, id: InodeId) -> Option<&Placed> {
         self.inodes.get(*self.position.get(id.0 as usize)? as usize)
+    }
+
+    /// What compact inodes have as time: not before 1970, or none has.
+    pub(crate) fn superblock_epoch(&self) -> Timestamp {
+        if self.epoch.sec < 0 { Timestamp::default() } else { self.epoch }
     }
 
     /// All contents, in layout order.
@@ -254,13 +269,33 @@ impl Placer {
         } else {
             match stored.map(|stored| &stored.form) {
                 Some(Form::Indexed(_)) => head.next_multiple_of(MAP_HEADER_LEN) + map_len(size),
-                Some(Form::Encoded(_)) => {
-                    head.next_multiple_of(MAP_HEADER_LEN) + encoded_map_len(size, PIECE_BITS)
-                }
+                Some(Form::Encoded(_)) => encoded_map_end(head.next_multiple_of(MAP_HEADER_LEN), size),
+                Some(Form::Fragment) => head.next_multiple_of(MAP_HEADER_LEN) + MAP_HEADER_LEN,
+                Some(Form::Tail(tail)) => head + tail.len() as u64,
                 _ => head,
             }
         };
 
+        let nid = self.place_unit(unit)?;
+        let whole = if inline { body_len / BLOCK_SIZE } else { blocks_for(body_len) };
+        let body_block = block_address(self.body_blocks)?;
+        self.body_blocks += whole;
+        let file_type = inode.file_type().dirent_type();
+        Ok(Placed { id, nid, content, body_block, compact, inline, file_type })
+    }
+
+    /// Places the packed inode; returns its number.
+    fn place_packed(&mut self, packed: &Packed) -> Result<u32> {
+        let head = packed.inode_len();
+        self.place_unit(if packed.indexed {
+            head + map_len(packed.size)
+        } else {
+            encoded_map_end(head, packed.size)
+        })
+    }
+
+    /// Finds room for an inode and what follows it, `unit` bytes in all; returns its number.
+    fn place_unit(&mut self, unit: u64) -> Result<u32> {
         let offset = self.slot * SLOT;
         // What does not fit into the rest of a block starts at the next one, even if it needs several.
         if !offset.is_multiple_of(BLOCK_SIZE) && unit > BLOCK_SIZE - offset % BLOCK_SIZE {
@@ -272,11 +307,7 @@ impl Placer {
             limit: u32::MAX.into(),
         })?;
         self.slot += unit.div_ceil(SLOT);
-        let whole = if inline { body_len / BLOCK_SIZE } else { blocks_for(body_len) };
-        let body_block = block_address(self.body_blocks)?;
-        self.body_blocks += whole;
-        let file_type = inode.file_type().dirent_type();
-        Ok(Placed { id, nid, content, body_block, compact, inline, file_type })
+        Ok(nid)
     }
 }
 

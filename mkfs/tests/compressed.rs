@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use layers::{Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
-use mkimg_format::erofs::{FileSystem, Inode, Layout, Nid};
+use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::lint::lint;
 use mkimg_mkfs::{Built, Error, Options, Silent};
@@ -36,7 +36,7 @@ const ALL: [(&str, (u32, u32)); 13] = [
     ("zstd", (6, 15)),
 ];
 
-const PIECE: usize = 1 << 17;
+const PIECE: usize = 1 << 18;
 
 fn options(compression: &str, min_kernel: (u32, u32), threads: usize) -> Options {
     Options {
@@ -273,61 +273,222 @@ fn kernels_that_cannot_read_it_are_refused() {
     // What turns out not to be compressed needs nothing.
     let scratch = layers::scratch();
     let (built, image) =
-        build(scratch.path(), &[vec![file("f", noise(1, 50_000))]], "zstd", (6, 12), 1).unwrap();
+        build(scratch.path(), &[vec![file("f", noise(1, PIECE))]], "zstd", (6, 12), 1).unwrap();
     assert_eq!(built.min_kernel, (5, 4));
     assert_eq!(std::fs::read(image).unwrap()[1104..1112], [0; 8]);
 }
 
-/// The kernel adds up the lengths of encoded extents from the first one on, so long files have indexes.
+/// Files shorter than a piece stand one behind the other in the packed inode, equal ones once, and no name leads there.
 #[test]
-fn long_files_have_indexes_even_where_extents_are_possible() {
-    let mut long = vec![b'x'; 1024 * PIECE + 1];
-    long[1_000_000..1_200_000].copy_from_slice(&noise(1, 200_000));
-    let contents = [words(1, 5000), long.clone(), words(2, 70), long[1..].to_vec(), noise(3, 200)];
-    let scratch = scratch();
-    let (_, image) = build(scratch.path(), &[tree(&contents)], "lz4", (6, 15), 2).unwrap();
-    check_image(&image, &contents);
-    let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
-    let layout = |path: &str| fs.resolve(path.as_bytes(), false).unwrap().layout;
-    for (path, encoded) in
-        [("d/000", true), ("d/001", false), ("d/002", true), ("d/003", true), ("d/004", true)]
-    {
-        assert_eq!(matches!(layout(path), Layout::Encoded { .. }), encoded, "{path}");
+fn small_files_are_packed_where_the_kernel_can() {
+    let twin = words(9, 3000);
+    let contents =
+        [words(1, 70), twin.clone(), Vec::new(), noise(2, PIECE - 1), words(3, PIECE), twin, noise(4, 1)];
+    for (compression, min_kernel, packs) in [
+        ("lz4", (6, 0), false),
+        ("lz4", (6, 1), true),
+        ("deflate", (6, 6), true),
+        ("zstd", (6, 12), true),
+        ("zstd", (6, 15), true),
+    ] {
+        let scratch = scratch();
+        let (built, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        check_image(&image, &contents);
+        let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
+        assert_eq!(fs.superblock().packed.is_some(), packs, "{compression} {min_kernel:?}");
+        if !packs {
+            continue;
+        }
+        assert!(built.min_kernel >= (6, 1), "{compression}");
+        let offsets: Vec<Option<u64>> = (0..contents.len())
+            .map(|at| match fs.resolve(format!("d/{at:03}").as_bytes(), false).unwrap().layout {
+                Layout::Fragment { offset, .. } => Some(offset),
+                _ => None,
+            })
+            .collect();
+        let rest = 3070 + PIECE as u64 - 1;
+        assert_eq!(offsets, [Some(0), Some(70), None, Some(3070), None, Some(70), Some(rest)]);
+        let packed = fs.packed_inode().unwrap();
+        assert_eq!(packed.size, rest + 1);
+        let whole = [&contents[0], &contents[1], &contents[3], &contents[6]].map(|part| &**part).concat();
+        let mut found = vec![0; whole.len()];
+        assert_eq!(fs.read_file(packed, 0, &mut found).unwrap(), whole.len());
+        assert!(found == whole, "{compression}");
+        assert!(
+            fs.walk().all(|entry| entry.unwrap().inode.nid != packed.nid),
+            "{compression}: it has a name"
+        );
     }
-    assert!(matches!(layout("d/001"), Layout::Compressed { .. }));
-    if cannot_mount().is_some() {
-        return;
-    }
-    if let Ok(mount) = Mount::new(&image, scratch.path().join("mnt"), "ro,loop") {
-        for (at, content) in contents.iter().enumerate() {
-            assert!(std::fs::read(mount.0.join(format!("d/{at:03}"))).unwrap() == *content, "file {at}");
+}
+
+/// Where there is no packed inode, short tails of files that are stored as they are stand behind their inodes.
+#[test]
+fn short_tails_are_inline_where_nothing_is_packed() {
+    let twin = noise(9, 100);
+    let layer = vec![
+        file("byte", "x"),
+        file("longest", noise(1, 2560)),
+        file("longer", noise(2, 2561)),
+        file("block", noise(3, 4096)),
+        file("and a byte", noise(4, 4097)),
+        file("twin", &twin),
+        file("other twin", &twin),
+        file("with xattrs", noise(5, 100)).xattr("user.own", vec![b'x'; 9]),
+        file("compressed", words(6, 20_000)),
+        file("large", noise(7, PIECE + 100)),
+        file("linked", noise(8, 50)),
+        hardlink("link", "linked"),
+    ];
+    let inline = ["and a byte", "byte", "link", "linked", "longest"];
+    for (compression, min_kernel, expected) in [
+        ("none", (5, 15), &[][..]),
+        ("lz4", (5, 15), &inline),
+        ("lz4hc", (6, 0), &inline),
+        ("lz4", (6, 1), &[]),
+    ] {
+        let scratch = scratch();
+        let (_, image) =
+            build(scratch.path(), std::slice::from_ref(&layer), compression, min_kernel, 1).unwrap();
+        let bytes = std::fs::read(&image).unwrap();
+        let fs = FileSystem::open(&bytes[..]).unwrap();
+        let entries = fs.walk().map(Result::unwrap).filter(|entry| entry.inode.file_type == FileType::File);
+        let found: Vec<String> = entries
+            .filter(|entry| matches!(entry.inode.layout, Layout::Inline { .. }))
+            .map(|entry| String::from_utf8(entry.path).unwrap().trim_start_matches('/').to_owned())
+            .collect();
+        assert_eq!(found, expected, "{compression} {min_kernel:?}");
+        for item in [("longest", noise(1, 2560)), ("and a byte", noise(4, 4097)), ("linked", noise(8, 50))] {
+            let mut content = vec![0; 5000];
+            let inode = fs.resolve(item.0.as_bytes(), false).unwrap();
+            let read = fs.read_file(&inode, 0, &mut content).unwrap();
+            assert!(content[..read] == item.1, "{compression}: {}", item.0);
+        }
+        let file = std::fs::File::open(&image).unwrap();
+        let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+        assert!(report.is_clean(), "{report:#?}");
+        let finds = |patch: &dyn Fn(&mut [u8]), word: &str| {
+            let mut bytes = bytes.clone();
+            patch(&mut bytes);
+            let found = findings(&with_checksum(bytes));
+            assert!(found.iter().any(|finding| finding.contains(word)), "{compression}: {word}: {found:#?}");
+        };
+        if compression == "none" {
+            // As if it were a compressed one.
+            let config = [14, 0, 255, 255, 96];
+            let patch = |b: &mut [u8]| {
+                (b[1024 + 0x50], b[1024 + 0x54]) = (3, 1);
+                b[1024 + 128..][..5].copy_from_slice(&config);
+            };
+            finds(&patch, "file is plain, must be inline");
+        } else if !expected.is_empty() {
+            finds(&|b| b[1024 + 0x50] |= 0x20, "file is inline, must be plain");
+            let byte = fs.resolve(b"byte", false).unwrap();
+            let at = usize::try_from(byte.offset).unwrap();
+            finds(&|b| b[at + 16..at + 20].fill(0), "start block of a file without whole blocks");
         }
     }
+}
+
+/// More than one piece of small files, between the pieces of others.
+#[test]
+fn packed_pieces_stand_between_those_of_large_files() {
+    let mut contents = Vec::new();
+    for at in 0..24 {
+        contents.push(words(at, 30_000 + usize::try_from(at).unwrap() * 1777));
+        if at % 5 == 4 {
+            contents.push(words(100 + at, PIECE + 70_000));
+        }
+    }
+    let scratch = scratch();
+    for (compression, min_kernel) in [("lz4", (6, 1)), ("zstd", (6, 12)), ("zstd", (6, 15))] {
+        let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        check_image(&image, &contents);
+        let fs = FileSystem::open(std::fs::read(&image).unwrap()).unwrap();
+        let extents: Vec<_> = fs.extents(fs.packed_inode().unwrap()).map(Result::unwrap).collect();
+        assert!(extents.len() > 3, "{compression}");
+        let apart = extents
+            .windows(2)
+            .filter(|pair| pair[0].physical.unwrap() + pair[0].stored() < pair[1].physical.unwrap());
+        assert!(apart.count() > 0, "{compression}: nothing stands between");
+    }
+}
+
+/// A damaged block of the packed inode is blamed on every file that has content in its piece, and on no other.
+#[test]
+fn damage_names_all_files_of_a_piece() {
+    let contents: Vec<Vec<u8>> = (0..24).map(|at| words(at, 60_000)).collect();
+    let scratch = scratch();
+    let (_, image) = build(scratch.path(), &[tree(&contents)], "zstd", (6, 12), 2).unwrap();
+    let good = std::fs::read(&image).unwrap();
+    let fs = FileSystem::open(&good[..]).unwrap();
+    let packed = fs.packed_inode().unwrap();
+    for extent in fs.extents(packed).map(Result::unwrap) {
+        let mut expected: Vec<String> = (0..contents.len() as u64)
+            .filter(|at| at * 60_000 < extent.logical + extent.length && (at + 1) * 60_000 > extent.logical)
+            .map(|at| format!("/d/{at:03}"))
+            .collect();
+        expected.sort_unstable();
+        let mut bytes = good.clone();
+        bytes[usize::try_from(extent.physical.unwrap() + extent.stored() - 9).unwrap()] ^= 1;
+        std::fs::write(&image, &bytes).unwrap();
+        let file = std::fs::File::open(&image).unwrap();
+        let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+        let damaged = report.findings.iter().filter(|finding| finding.region.to_string() == "data");
+        let mut found: Vec<String> = damaged
+            .flat_map(|finding| &finding.paths)
+            .map(|path| String::from_utf8(path.clone()).unwrap())
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "piece at {}", extent.logical);
+    }
+    // What is damaged of its map.
+    let Layout::Compressed { map, .. } = packed.layout else { panic!("{:?}", packed.layout) };
+    let mut bytes = good.clone();
+    bytes[usize::try_from(map + 16).unwrap()] ^= 0x10;
+    std::fs::write(&image, &bytes).unwrap();
+    let file = std::fs::File::open(&image).unwrap();
+    let report = mkimg_verify::verify_image(&file, &mkimg_verify::Options::default()).unwrap();
+    let named = report.findings.iter().flat_map(|finding| &finding.paths).any(|path| path == b"/d/000");
+    assert!(named, "{report:#?}");
 }
 
 /// What `compressed_image` knows of a file.
 struct Map {
     inode: usize,
     map: usize,
+    /// Where indexes or records start.
+    table: usize,
+    /// Where a compressed piece is.
     data: usize,
     content: Vec<u8>,
 }
 
+/// An image with one long piece, one with a stored and a compressed piece, and the packed inode; then some in it.
 fn compressed_image(compression: &str, min_kernel: (u32, u32)) -> (Vec<u8>, Vec<Map>) {
-    let contents = [words(1, 5 * 4096 + 904), [noise(2, PIECE), words(3, PIECE + 9000)].concat()];
+    let small = [words(5, 12_000), noise(6, 3000), words(7, 70)];
+    let large = [words(1, PIECE + 904), [noise(2, PIECE), words(3, PIECE + 9000)].concat()];
     let scratch = scratch();
-    let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 1).unwrap();
+    let layer = tree(&[&large[..], &small].concat());
+    let (_, image) = build(scratch.path(), &[layer], compression, min_kernel, 1).unwrap();
     let bytes = std::fs::read(image).unwrap();
     let fs = FileSystem::open(&bytes[..]).unwrap();
     let number = |value: u64| usize::try_from(value).unwrap();
-    let maps = ["d/000", "d/001"].into_iter().zip(contents).map(|(path, content)| {
-        let inode = fs.resolve(path.as_bytes(), false).unwrap();
-        let (Layout::Compressed { map, .. } | Layout::Encoded { map, .. }) = inode.layout else {
-            panic!("{path} is not compressed")
+    let mut inodes: Vec<Inode> =
+        ["d/000", "d/001"].iter().map(|path| fs.resolve(path.as_bytes(), false).unwrap()).collect();
+    inodes.push(fs.packed_inode().unwrap().clone());
+    inodes.push(fs.resolve(b"d/003", false).unwrap());
+    let contents = large.into_iter().chain([small.concat(), small[1].clone()]);
+    let maps = inodes.into_iter().zip(contents).map(|(inode, content)| {
+        let (map, table) = match inode.layout {
+            Layout::Compressed { map, .. } => (map, map + 16),
+            Layout::Encoded { map, record_len, .. } => (map, (map + 8).next_multiple_of(record_len)),
+            Layout::Fragment { map, .. } => (map, map),
+            _ => panic!("inode {} is not compressed", inode.nid),
         };
         let extents: Vec<_> = fs.extents(&inode).map(Result::unwrap).collect();
         let data = extents.iter().find(|extent| extent.compressed.is_some()).unwrap().physical.unwrap();
-        Map { inode: number(inode.offset), map: number(map), data: number(data), content }
+        let [inode, map, table, data] = [inode.offset, map, table, data].map(number);
+        Map { inode, map, table, data, content }
     });
     (bytes.clone(), maps.collect())
 }
@@ -343,7 +504,7 @@ fn findings(bytes: &[u8]) -> Vec<String> {
 /// A change of the image that breaks a rule, and a word of what must be found.
 type Broken = (&'static str, fn(&mut [u8], &[Map]), &'static str);
 
-const BROKEN: [Broken; 15] = [
+const BROKEN: [Broken; 16] = [
     ("advise", |b, m| b[m[0].map + 4] = 6, "head of the map"),
     ("unknown advise", |b, m| b[m[0].map + 4] |= 0x10, "h_advise"),
     ("second algorithm", |b, m| b[m[0].map + 6] |= 0x10, "head of the map"),
@@ -355,15 +516,76 @@ const BROKEN: [Broken; 15] = [
     ("unknown algorithm", |b, m| b[m[0].map + 6] = 1, "compression algorithm 1"),
     ("reserved", |b, m| b[m[0].map + 9] = 1, "byte before the indexes"),
     ("i_u", |b, m| b[m[0].inode + 16] ^= 8, "i_u is"),
-    ("hole", |b, m| b[m[0].map + 17] |= 0x40, "index type"),
-    ("delta0", |b, m| b[m[0].map + 16 + 20] = 1, "indexes of the piece at 0"),
-    ("delta1", |b, m| b[m[0].map + 16 + 14] ^= 1, "indexes of the piece at 0"),
-    ("offset of a tail", |b, m| b[m[0].map + 16 + 10] = 1, "indexes of the piece at 0"),
-    ("blocks", |b, m| b[m[0].map + 16 + 12] = 6, "takes 6 blocks"),
-    ("no blocks", |b, m| b[m[0].map + 16 + 12] = 0, "blocks of a piece"),
-    ("address", |b, m| b[m[1].map + 16 + 33 * 8 - 4] ^= 1, "one behind the other"),
-    ("short piece", |b, m| b[m[1].map + 16 + 50 * 8] = 1, "reach beyond"),
+    ("hole", |b, m| b[m[0].table + 1] |= 0x40, "index type"),
+    ("delta0", |b, m| b[m[0].table + 20] = 1, "indexes of the piece at 0"),
+    ("delta1", |b, m| b[m[0].table + 14] ^= 1, "indexes of the piece at 0"),
+    ("offset of a tail", |b, m| b[m[0].table + 10] = 1, "indexes of the piece at 0"),
+    ("blocks", |b, m| b[m[0].table + 12] = 65, "takes 65 blocks"),
+    ("no blocks", |b, m| b[m[0].table + 12] = 0, "blocks of a piece"),
+    ("address", |b, m| b[m[1].table + 64 * 8 + 4] ^= 1, "one behind the other"),
+    ("short piece", |b, m| b[m[1].table + 90 * 8] = 1, "reach beyond"),
+    ("address in the packed inode", |b, m| b[m[2].table + 4] ^= 1, "belong to no file"),
 ];
+
+/// What is broken about files in the packed inode, whichever its map.
+const BROKEN_FRAGMENTS: [Broken; 16] = [
+    ("offset below", |b, m| b[m[3].map] -= 1, "1 bytes of the packed inode overlap those of another file"),
+    ("offset above", |b, m| b[m[3].map] += 1, "1 bytes of the packed inode belong to no file"),
+    ("far offset", |b, m| b[m[3].map + 4] = 1, "lie behind the packed inode"),
+    ("no fragment", |b, m| b[m[3].map + 7] = 0, "h_advise 0x0"),
+    ("i_u of a fragment", |b, m| b[m[3].inode + 16] ^= 4, "i_u is"),
+    ("size of a fragment", |b, m| b[m[3].inode + 8] ^= 1, "1 bytes of the packed inode"),
+    (
+        "size of the packed inode",
+        |b, m| b[m[2].inode + 8] += 1,
+        "1 bytes of the packed inode belong to no file",
+    ),
+    ("short packed inode", |b, m| b[m[2].inode + 8] -= 1, "behind the packed inode"),
+    ("mode", |b, m| b[m[2].inode + 4] ^= 1, "attributes of the packed inode"),
+    ("link to a fragment", |b, m| b[m[2].inode + 5] ^= 0x20, "for a symbolic link"),
+    ("owner", |b, m| b[m[2].inode + 24] = 1, "attributes of the packed inode"),
+    ("time", |b, m| b[m[2].inode + 12] = 1, "i_mtime of a compact inode"),
+    ("packed in itself", |b, m| b[m[2].map + 7] |= 0x80, "packed_nid"),
+    ("a named one", |b, m| packed_nid(b, m[0].inode), "the packed inode has a name or is another inode"),
+    ("none", |b, _| set_packed_nid(b, 0), "there is none"),
+    ("shared", |b, _| b[1024 + 0x50] &= !0x20, "packed_nid is"),
+];
+
+/// Makes the inode at byte `inode` the packed one.
+fn packed_nid(bytes: &mut [u8], inode: usize) {
+    let meta = u32::from_le_bytes(bytes[1064..1068].try_into().unwrap());
+    set_packed_nid(bytes, (inode as u64 - u64::from(meta) * 4096) / 32);
+}
+
+fn set_packed_nid(bytes: &mut [u8], nid: u64) {
+    bytes[1024 + 0x60..][..8].copy_from_slice(&nid.to_le_bytes());
+}
+
+/// A checksum that holds, so that what it covers is looked at.
+fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[1028..1032].fill(0);
+    let checksum = !crc32c::crc32c(&bytes[1024..4096]);
+    bytes[1028..1032].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn every_broken_rule_of_fragments_is_found() {
+    let mut missed = Vec::new();
+    for (compression, min_kernel) in [("lz4", (6, 1)), ("zstd", (6, 12)), ("zstd", (6, 15))] {
+        let (good, maps) = compressed_image(compression, min_kernel);
+        assert_eq!(findings(&with_checksum(good.clone())), [""; 0], "{compression}");
+        for (rule, patch, word) in BROKEN_FRAGMENTS {
+            let mut bytes = good.clone();
+            patch(&mut bytes, &maps);
+            let found = findings(&with_checksum(bytes));
+            if !found.iter().any(|finding| finding.contains(word)) {
+                missed.push(format!("{compression}: {rule}: {word:?} is not among {found:#?}"));
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
 
 #[test]
 fn every_broken_rule_is_found() {
@@ -383,20 +605,25 @@ fn every_broken_rule_is_found() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
-/// The same for encoded extents: head, place of the first piece at 8, lengths from 16 on.
-const BROKEN_EXTENTS: [Broken; 12] = [
+/// The same for encoded extents: length and algorithm at 0 of a record, place at 4, place in the content at 12.
+const BROKEN_EXTENTS: [Broken; 17] = [
     ("record size", |b, m| b[m[0].map + 4] = 3, "h_advise"),
-    ("algorithm in the head", |b, m| b[m[0].map + 6] = 1, "h_advise"),
-    ("length of pieces", |b, m| b[m[0].map + 7] = 6, "pieces of 2^18"),
-    ("fragment", |b, m| b[m[0].map] = 1, "h_advise"),
-    ("place", |b, m| b[m[0].map + 8] ^= 1, "overlap"),
-    ("far place", |b, m| b[m[0].map + 13] = 1, "reach beyond"),
-    ("hole", |b, m| b[m[0].map + 16..m[0].map + 19].fill(0), "encoded extent"),
-    ("partial", |b, m| b[m[0].map + 19] |= 8, "encoded extent"),
-    ("unknown algorithm", |b, m| b[m[0].map + 19] = 0x20, "encoded extent"),
-    ("other algorithm", |b, m| b[m[0].map + 19] ^= 0x70, "another algorithm"),
-    ("stored", |b, m| b[m[0].map + 19] = 0, "length of an encoded extent"),
-    ("length", |b, m| b[m[0].map + 16] &= 0xfe, "belong to no file"),
+    ("long records", |b, m| b[m[0].map + 4] = 7, "head of the map"),
+    ("number of records", |b, m| b[m[0].map] += 1, "head of the map"),
+    ("far too many records", |b, m| b[m[0].map + 6] = 0x7f, "reach beyond"),
+    ("place", |b, m| b[m[0].table + 4] ^= 1, "overlap"),
+    ("place in the packed inode", |b, m| b[m[2].table + 4] ^= 1, "of the data area"),
+    ("far place", |b, m| b[m[0].table + 9] = 1, "reach beyond"),
+    ("hole", |b, m| b[m[0].table..m[0].table + 3].fill(0), "encoded extent"),
+    ("partial", |b, m| b[m[0].table + 3] |= 8, "encoded extent"),
+    ("unknown algorithm", |b, m| b[m[0].table + 3] = 0x20, "encoded extent"),
+    ("other algorithm", |b, m| b[m[0].table + 3] ^= 0x70, "another algorithm"),
+    ("stored", |b, m| b[m[0].table + 3] = 0, "length of an encoded extent"),
+    ("length", |b, m| b[m[0].table] ^= 2, "of the data area"),
+    ("hole in front", |b, m| b[m[0].table + 12] = 1, "lstart"),
+    ("not ascending", |b, m| b[m[1].table + 16 + 12..m[1].table + 32].fill(0), "lstart"),
+    ("beyond the content", |b, m| b[m[1].table + 16 + 15] = 1, "lstart"),
+    ("other pieces", |b, m| b[m[1].table + 16 + 13] ^= 0x10, "length of an encoded extent"),
 ];
 
 #[test]
@@ -422,14 +649,19 @@ fn every_broken_rule_of_extents_is_found() {
 fn maps_have_one_form_and_hostile_ones_end() {
     for (compression, min_kernel) in [("lz4", (6, 12)), ("zstd", (6, 12)), ("zstd", (6, 15))] {
         let (good, maps) = compressed_image(compression, min_kernel);
-        for map in &maps {
-            let length = match (map.inode == maps[0].inode, min_kernel >= (6, 15)) {
-                (true, false) => 16 + 6 * 8,
-                (false, false) => 16 + 67 * 8,
-                (true, true) => 16 + 4,
-                (false, true) => 16 + 3 * 4,
+        // The last one has no map, but a place.
+        for map in &maps[..3] {
+            // Head, and beginning and end of the table: where pieces begin, and where the last one ends.
+            let pieces = [0, 8 * 62, 8 * 128, (map.content.len() / 4096) * 8 - 8];
+            let table: Vec<usize> = if min_kernel >= (6, 15) {
+                (map.table..map.table + 16 * if map.inode == maps[1].inode { 2 } else { 1 }).collect()
+            } else if map.content.len() > PIECE {
+                let blocks = map.content.len().div_ceil(4096) * 8;
+                pieces.iter().flat_map(|at| map.table + at..map.table + (at + 32).min(blocks)).collect()
+            } else {
+                (map.table..map.table + map.content.len().div_ceil(4096) * 8).collect()
             };
-            for at in map.map..map.map + length {
+            for at in (map.map..map.map + 8).chain(table) {
                 for value in [0, 1, 2, 3, 8, 0x80, 0xff] {
                     if good[at] == value {
                         continue;
@@ -475,7 +707,7 @@ fn damaged_streams_are_refused() {
         let end = maps[0].data + usize::try_from(extent.stored()).unwrap();
         let padding = good[maps[0].data..].iter().position(|byte| *byte != 0).unwrap();
         let mut refused = 0;
-        for at in (maps[0].data + padding..end).step_by(97) {
+        for at in (maps[0].data + padding..end).step_by(2011) {
             let mut bytes = good.clone();
             bytes[at] ^= 0x41;
             let fs = FileSystem::open(&bytes[..]).unwrap();
@@ -486,7 +718,7 @@ fn damaged_streams_are_refused() {
                     refused += 1;
                     let name = compression.trim_end_matches("hc");
                     assert!(
-                        error.to_string().ends_with(&format!("is no {name} stream of 21384 bytes")),
+                        error.to_string().ends_with(&format!("is no {name} stream of {} bytes", PIECE + 904)),
                         "{error}"
                     );
                 }
@@ -497,7 +729,7 @@ fn damaged_streams_are_refused() {
         let mut bytes = good.clone();
         bytes[maps[0].data + padding - 1] = 1;
         let fs = FileSystem::open(&bytes[..]).unwrap();
-        assert!(fs.read_file(&inode, 0, &mut [0; 21384]).is_err(), "{compression}");
+        assert!(fs.read_file(&inode, 0, &mut vec![0; PIECE + 904]).is_err(), "{compression}");
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::Read as _;
 use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
+use crate::blocks_for;
+
 /// A compression algorithm of EROFS that mkimg uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
@@ -68,22 +70,23 @@ impl Algorithm {
         }
     }
 
-    /// Its record behind the superblock, for pieces of at most `piece_bits` bits of length.
+    /// Its record behind the superblock, for pieces of at most `piece_len` bytes.
     ///
     /// The kernel sets up its decoders by it: it refuses windows beyond the one of zstd, and keeps a buffer of as
     /// many blocks for each processor as a piece of LZ4 has.
     #[must_use]
-    pub fn config(self, piece_bits: u32) -> Vec<u8> {
+    pub fn config(self, piece_len: u64) -> Vec<u8> {
         let payload: &[u8] = match self {
             Self::Lz4 => {
-                let blocks = 1_u16.checked_shl(piece_bits.saturating_sub(12)).unwrap_or(u16::MAX);
+                let blocks = u16::try_from(blocks_for(piece_len)).unwrap_or(u16::MAX);
                 let [low, high] = blocks.to_le_bytes();
                 // The largest distance of the format.
                 &[0xff, 0xff, low, high, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
             }
             Self::Deflate => &[DEFLATE_WINDOW_BITS, 0, 0, 0, 0, 0],
             Self::Zstd => {
-                let window = u8::try_from(piece_bits.saturating_sub(10)).unwrap_or(u8::MAX);
+                let bits = piece_len.checked_next_power_of_two().map_or(u64::BITS, u64::trailing_zeros);
+                let window = u8::try_from(bits.saturating_sub(10)).unwrap_or(u8::MAX);
                 &[0, window, 0, 0, 0, 0]
             }
         };
@@ -257,8 +260,9 @@ mod tests {
         }
         assert_eq!(Algorithm::from_number(1), None);
         // Those of `mkfs.erofs -zALGORITHM -C131072` 1.8.6, but for the window of zstd, which is 1 MiB there.
-        assert_eq!(Algorithm::Lz4.config(17), [14, 0, 255, 255, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(Algorithm::Deflate.config(17), [6, 0, 15, 0, 0, 0, 0, 0]);
-        assert_eq!(Algorithm::Zstd.config(17), [6, 0, 0, 7, 0, 0, 0, 0]);
+        assert_eq!(Algorithm::Lz4.config(1 << 17), [14, 0, 255, 255, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Algorithm::Deflate.config(1 << 17), [6, 0, 15, 0, 0, 0, 0, 0]);
+        assert_eq!(Algorithm::Zstd.config(1 << 17), [6, 0, 0, 7, 0, 0, 0, 0]);
+        assert_eq!(Algorithm::Zstd.config((1 << 17) + 1), [6, 0, 0, 8, 0, 0, 0, 0]);
     }
 }

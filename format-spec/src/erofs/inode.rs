@@ -4,7 +4,7 @@ use std::fmt;
 
 use zerocopy::FromBytes;
 
-use super::pieces::{ENCODED_PIECES_MAX, encoded_map_len, map_len};
+use super::pieces::{map_len, records_start};
 use super::raw::{
     CHUNK_BITS_MASK, CHUNK_INDEXES, FORMAT_EXTENDED, INDEX_LEN, LAYOUT_CHUNK_BASED, LAYOUT_COMPRESSED_FULL,
     LAYOUT_FLAT_INLINE, LAYOUT_FLAT_PLAIN, MAP_HEADER_LEN, NULL_ADDR, RawCompactInode, RawExtendedInode,
@@ -147,11 +147,20 @@ pub enum Layout {
         /// Byte offset of the head of the map.
         map: u64,
     },
-    /// A list of pieces that stand one behind the other, byte after byte.
+    /// A list of pieces that need not fill blocks.
     Encoded {
-        /// log2 of the bytes of content in a piece.
-        piece_bits: u32,
+        /// Bytes of a record, 16 or 32.
+        record_len: u64,
+        /// Number of records.
+        count: u64,
         /// Byte offset of the head of the map.
+        map: u64,
+    },
+    /// A part of the packed inode.
+    Fragment {
+        /// Byte offset in that.
+        offset: u64,
+        /// Byte offset of what stands in place of a map.
         map: u64,
     },
     /// Devices, fifos, sockets.
@@ -229,7 +238,10 @@ impl Inode {
                 map.saturating_add(length)
             }
             Layout::Compressed { map, .. } => map.saturating_add(map_len(self.size)),
-            Layout::Encoded { piece_bits, map } => map.saturating_add(encoded_map_len(self.size, piece_bits)),
+            Layout::Encoded { record_len, count, map } => {
+                records_start(map, record_len).saturating_add(count.saturating_mul(record_len))
+            }
+            Layout::Fragment { map, .. } => map.saturating_add(MAP_HEADER_LEN),
             Layout::Plain { .. } | Layout::None => self.body_end(),
         }
     }
@@ -238,7 +250,13 @@ impl Inode {
     /// are those of the file.
     #[must_use]
     pub const fn owns_blocks(&self) -> bool {
-        !matches!(self.layout, Layout::Encoded { .. })
+        !matches!(self.layout, Layout::Encoded { .. } | Layout::Fragment { .. })
+    }
+
+    /// Whether content is compressed, or where such is.
+    #[must_use]
+    pub const fn is_packed(&self) -> bool {
+        matches!(self.layout, Layout::Compressed { .. } | Layout::Encoded { .. } | Layout::Fragment { .. })
     }
 
     /// The first free slot behind its unit.
@@ -364,7 +382,7 @@ impl Inode {
             }
             LAYOUT_COMPRESSED_FULL => {
                 let map = body_end.next_multiple_of(MAP_HEADER_LEN);
-                Layout::compressed(head(map)?, map, sb.block_bits)?
+                Layout::compressed(head(map)?, map)?
             }
             other => {
                 let feature = format!("data layout {other}");
@@ -459,12 +477,15 @@ impl Inode {
                 let entries = self.size.div_ceil(block).saturating_add(2);
                 self.check_map(map, entries.saturating_mul(INDEX_LEN), sb.length())
             }
-            Layout::Encoded { piece_bits, map } => {
-                let pieces = self.size.div_ceil(1_u64.checked_shl(piece_bits).unwrap_or(u64::MAX));
-                if pieces > ENCODED_PIECES_MAX {
-                    return field("number of encoded extents", pieces, "at most 1024");
-                }
-                self.check_map(map, encoded_map_len(self.size, piece_bits), sb.length())
+            Layout::Encoded { map, .. } => {
+                self.check_map(map, self.unit_end().saturating_sub(map), sb.length())
+            }
+            Layout::Fragment { .. } if self.file_type != FileType::File => {
+                let feature = format!("a {} in the packed inode", self.file_type.word());
+                Err(Error::Unsupported { part, offset: self.offset, feature })
+            }
+            Layout::Fragment { .. } if self.size > SPARSE_MAX => {
+                field("i_size", self.size, "at most 2^40 for a fragment")
             }
             _ => Ok(()),
         }

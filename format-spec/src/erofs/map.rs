@@ -1,9 +1,11 @@
 //! Where the bytes of a file are.
 
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::pieces::{Index, PIECE_MAX};
-use super::raw::{EXTENT_FORMAT_SHIFT, EXTENT_LENGTH_MASK, INDEX_LEN, MAP_HEADER_LEN, NULL_ADDR, RawIndex};
+use super::pieces::{Index, PIECE_MAX, records_start};
+use super::raw::{
+    EXTENT_FORMAT_SHIFT, EXTENT_LENGTH_MASK, INDEX_LEN, MAP_HEADER_LEN, NULL_ADDR, RawExtent, RawIndex,
+};
 use super::{Algorithm, FileSystem, Inode, Layout};
 use crate::{Error, Part, Problem, ReadAt, Result};
 
@@ -14,6 +16,10 @@ pub struct Compressed {
     pub algorithm: Algorithm,
     /// Bytes that it takes in the image; the stream is at their end, and there are zeros before.
     pub length: u64,
+    /// Bytes that it gives.
+    pub whole: u64,
+    /// How many of them come before the content: a fragment is a part of a piece.
+    pub skip: u64,
 }
 
 /// A run of file content that is consecutive in the image, a compressed piece, or a hole.
@@ -46,7 +52,8 @@ impl Extent {
     }
 }
 
-/// The extents of a file, in order, merged where they touch. A compressed piece is an extent of its own.
+/// The extents of a file, in order, merged where they touch. A compressed piece, or what a fragment has of one, is an
+/// extent of its own.
 ///
 /// Reads maps piece by piece, so memory does not depend on the size of the file.
 pub struct Extents<'a, R> {
@@ -56,8 +63,10 @@ pub struct Extents<'a, R> {
     next: u64,
     /// No piece starts at or behind this byte of the file.
     stop: u64,
-    /// Of encoded extents: the next record, and where its piece is.
-    record: (u64, u64),
+    /// Of encoded extents: the next record.
+    record: u64,
+    /// Of a fragment: the packed inode.
+    packed: Option<Box<Self>>,
     /// A piece that starts the next extent.
     ahead: Option<Extent>,
     /// Part of the map: index of its first entry, entries.
@@ -84,11 +93,21 @@ impl<'a, R: ReadAt> Extents<'a, R> {
                 offset.saturating_sub(offset.checked_rem(chunk).unwrap_or(0))
             }
             // The piece there begins at or before it.
-            Layout::Compressed { .. } | Layout::Encoded { .. } => offset,
+            Layout::Compressed { .. } | Layout::Encoded { .. } | Layout::Fragment { .. } => offset,
             _ => 0,
         };
         let stop = offset.saturating_add(length).min(inode.size);
-        Self { fs, inode, next, stop, record: (0, 0), ahead: None, window: (0, Vec::new()), failed: false }
+        Self {
+            fs,
+            inode,
+            next,
+            stop,
+            record: 0,
+            packed: None,
+            ahead: None,
+            window: (0, Vec::new()),
+            failed: false,
+        }
     }
 
     /// The smallest piece at `self.next`.
@@ -113,7 +132,9 @@ impl<'a, R: ReadAt> Extents<'a, R> {
                 }
             }
             Layout::Compressed { algorithm, map } => self.compressed_piece(algorithm, map)?,
-            Layout::Encoded { piece_bits, map } => self.encoded_piece(piece_bits, map)?,
+            Layout::Encoded { record_len: 16, count, map } => self.encoded_piece::<16>(count, map)?,
+            Layout::Encoded { count, map, .. } => self.encoded_piece::<32>(count, map)?,
+            Layout::Fragment { offset, map } => self.fragment_piece(offset, map)?,
             Layout::Chunked { chunk_bits, indexes, map } => {
                 let chunk = 1_u64.checked_shl(chunk_bits).unwrap_or(u64::MAX);
                 let length = left.min(chunk);
@@ -125,8 +146,8 @@ impl<'a, R: ReadAt> Extents<'a, R> {
             let (length, limit) = (extent.stored(), self.fs.superblock().length());
             if start.checked_add(length).is_none_or(|end| end > limit) {
                 let part = match self.inode.layout {
-                    Layout::Compressed { .. } | Layout::Encoded { .. } => Part::PieceMap,
-                    _ => Part::ChunkMap,
+                    Layout::Chunked { .. } => Part::ChunkMap,
+                    _ => Part::PieceMap,
                 };
                 let problem = Problem::OutOfBounds { start, length, limit };
                 return Err(Error::corrupt(part, self.inode.offset, problem));
@@ -220,49 +241,108 @@ impl<'a, R: ReadAt> Extents<'a, R> {
             }
         }
         let physical = Some(u64::from(start).saturating_mul(block));
-        let compressed = compressed.then_some(Compressed { algorithm, length: stored });
+        let compressed =
+            compressed.then_some(Compressed { algorithm, length: stored, whole: length, skip: 0 });
         Ok(Extent { logical, length, physical, compressed })
     }
 
-    /// The piece of a file with encoded extents that holds byte `self.next`.
-    fn encoded_piece(&mut self, piece_bits: u32, map: u64) -> Result<Extent> {
+    /// The piece of a file with encoded extents, in records of `LEN` bytes, that holds byte `self.next`.
+    fn encoded_piece<const LEN: usize>(&mut self, count: u64, map: u64) -> Result<Extent> {
         let part = Part::PieceMap;
-        let piece_len = 1_u64.checked_shl(piece_bits).unwrap_or(u64::MAX);
-        let table = map.saturating_add(MAP_HEADER_LEN.saturating_mul(2));
-        let total = self.inode.size.div_ceil(piece_len);
-        let wanted = self.next >> piece_bits.min(63);
-        let (mut index, mut start) = self.record;
-        if index == 0 {
-            let mut place = [0; 8];
-            self.fs.read(part, &mut place, map.saturating_add(MAP_HEADER_LEN))?;
-            start = u64::from_le_bytes(place);
+        let record_len = u64::try_from(LEN).unwrap_or(u64::MAX);
+        let table = records_start(map, record_len);
+        let (wanted, size, mut index) = (self.next, self.inode.size, self.record);
+        let offset = |index: u64| table.saturating_add(index.saturating_mul(record_len));
+        let mut record = |index: u64| -> Result<RawExtent> {
+            let bytes: [u8; LEN] = self.entry(part, table, count, index)?;
+            let mut raw = RawExtent::default();
+            for (to, from) in raw.as_mut_bytes().iter_mut().zip(bytes) {
+                *to = from;
+            }
+            Ok(raw)
+        };
+        // Most often the next one is wanted. Else as the kernel does: the last one that begins no later.
+        if index >= count || record(index)?.logical() != wanted {
+            let (mut low, mut high) = (0, count);
+            while low < high {
+                let middle = low.midpoint(high);
+                if record(middle)?.logical() > wanted {
+                    high = middle;
+                } else {
+                    low = middle.saturating_add(1);
+                }
+            }
+            index = low.checked_sub(1).ok_or_else(|| {
+                let rule = "0: the first piece begins with the content";
+                Error::field(part, offset(0), "lstart", wanted, rule)
+            })?;
         }
-        loop {
-            let offset = table.saturating_add(index.saturating_mul(4));
-            let record = u32::from_le_bytes(self.entry(part, table, total, index)?);
-            let stored = u64::from(record & EXTENT_LENGTH_MASK);
-            let logical = index.saturating_mul(piece_len);
-            let length = piece_len.min(self.inode.size.saturating_sub(logical));
-            let format = record >> EXTENT_FORMAT_SHIFT;
-            let number = u8::try_from(format).ok().and_then(|format| format.checked_sub(1));
-            let algorithm = number.and_then(Algorithm::from_number);
-            let rest = record & !EXTENT_LENGTH_MASK & !(15 << EXTENT_FORMAT_SHIFT);
-            if rest != 0 || stored == 0 || (format != 0 && algorithm.is_none()) {
-                let feature = format!("encoded extent {record:#010x}");
-                return Err(Error::Unsupported { part, offset, feature });
-            }
-            if stored > PIECE_MAX || (algorithm.is_none() && stored != length) {
-                let rule = "at most 1 MiB, and that of its content where it is stored";
-                return Err(Error::field(part, offset, "length of an encoded extent", stored, rule));
-            }
-            let behind = start.saturating_add(stored);
-            if index == wanted {
-                self.record = (index.saturating_add(1), behind);
-                let compressed = algorithm.map(|algorithm| Compressed { algorithm, length: stored });
-                return Ok(Extent { logical, length, physical: Some(start), compressed });
-            }
-            (index, start) = (index.saturating_add(1), behind);
+        let raw = record(index)?;
+        let behind = index.saturating_add(1);
+        let end = if behind < count { record(behind)?.logical() } else { size };
+        let logical = raw.logical();
+        if end <= wanted || end > size || logical > wanted {
+            let rule = "ascending, and inside the content";
+            return Err(Error::field(part, offset(behind), "lstart", end, rule));
         }
+        self.record = behind;
+        let offset = offset(index);
+        let plen = raw.plen.get();
+        let (stored, length) = (u64::from(plen & EXTENT_LENGTH_MASK), end.saturating_sub(logical));
+        let format = plen >> EXTENT_FORMAT_SHIFT;
+        let number = u8::try_from(format).ok().and_then(|format| format.checked_sub(1));
+        let algorithm = number.and_then(Algorithm::from_number);
+        let rest = plen & !EXTENT_LENGTH_MASK & !(15 << EXTENT_FORMAT_SHIFT);
+        if rest != 0 || stored == 0 || raw.reserved != [0; 12] || (format != 0 && algorithm.is_none()) {
+            let feature = format!("encoded extent {plen:#010x}");
+            return Err(Error::Unsupported { part, offset, feature });
+        }
+        for (name, found, wrong, rule) in [
+            ("length of a piece", length, length > PIECE_MAX, "at most 1 MiB"),
+            ("length of an encoded extent", stored, stored > PIECE_MAX, "at most 1 MiB"),
+            (
+                "length of an encoded extent",
+                stored,
+                algorithm.is_none() && stored != length,
+                "that of its content where it is stored",
+            ),
+        ] {
+            if wrong {
+                return Err(Error::field(part, offset, name, found, rule));
+            }
+        }
+        let compressed =
+            algorithm.map(|algorithm| Compressed { algorithm, length: stored, whole: length, skip: 0 });
+        Ok(Extent { logical, length, physical: Some(raw.physical()), compressed })
+    }
+
+    /// What a fragment at byte `offset` of the packed inode has at byte `self.next`.
+    fn fragment_piece(&mut self, offset: u64, map: u64) -> Result<Extent> {
+        let packed = self.fs.packed_inode()?;
+        let size = self.inode.size;
+        if offset.checked_add(size).is_none_or(|end| end > packed.size) {
+            let problem = Problem::OutOfBounds { start: offset, length: size, limit: packed.size };
+            return Err(Error::corrupt(Part::PieceMap, map, problem));
+        }
+        let at = offset.saturating_add(self.next);
+        let left = self.stop.saturating_sub(self.next);
+        let pieces = self.packed.get_or_insert_with(|| Box::new(Extents::within(self.fs, packed, at, left)));
+        // The maps of packed inodes have no fragments, so this goes no deeper.
+        let Some(piece) = pieces.piece()? else {
+            let problem = Problem::OutOfBounds { start: at, length: 1, limit: packed.size };
+            return Err(Error::corrupt(Part::PieceMap, map, problem));
+        };
+        let skip = at.saturating_sub(piece.logical);
+        let length = piece.length.saturating_sub(skip).min(size.saturating_sub(self.next));
+        Ok(Extent {
+            logical: self.next,
+            length,
+            physical: match piece.compressed {
+                Some(_) => piece.physical,
+                None => piece.physical.map(|start| start.saturating_add(skip)),
+            },
+            compressed: piece.compressed.map(|compressed| Compressed { skip, ..compressed }),
+        })
     }
 
     /// Block address of chunk `index`; `None` for a hole.

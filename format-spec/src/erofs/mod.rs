@@ -1,8 +1,8 @@
 //! EROFS: raw structures, and a reader that trusts none of them.
 //!
 //! Facts: Linux `fs/erofs/erofs_fs.h` (MIT since 6.19) and `Documentation/filesystems/erofs.rst`. The reader covers
-//! compact and extended inodes, plain, inline and chunk-based data, data compressed with full indexes, inline and
-//! shared xattrs.
+//! compact and extended inodes, plain, inline and chunk-based data, data compressed with full indexes or encoded extents,
+//! fragments, inline and shared xattrs.
 
 mod algorithm;
 mod dir;
@@ -14,6 +14,7 @@ pub mod pieces;
 pub mod raw;
 mod reader;
 mod superblock;
+mod unpack;
 mod walk;
 mod xattr;
 
@@ -46,3 +47,9 @@ pub const XATTRS_MAX: u64 = 1 << 20;
 
 /// Largest file that has holes, in bytes: bounds the work that a few bytes of metadata can cause.
 pub const SPARSE_MAX: u64 = 1 << 40;
+
+/// Longest tail of a file, in bytes, that mkimg puts behind its inode.
+///
+/// Inodes stand in a given order, and none goes over the end of a block with its tail: longer ones waste as much there as
+/// in a block of their own.
+pub const TAIL_MAX: u64 = 2560;

@@ -1,39 +1,60 @@
 //! Compressed files: the map that says which piece of the content is where.
 //!
-//! Content is cut into *pieces* of [`PIECE_LEN`] bytes, the last one shorter, and each is compressed alone. A piece
-//! that shrinks to fewer blocks takes these, its stream at their end and zeros before; any other is stored as it is.
-//! All pieces of a file stand one behind the other. The map has an index for each block of content
-//! (`COMPRESSED_FULL` of the kernel):
+//! Content is cut into *pieces* of [`PIECE_LEN`] bytes, see [`piece_len`], and each is compressed alone. A piece that
+//! shrinks to fewer blocks takes these, its stream at their end and zeros before; any other is stored as it is. All
+//! pieces of a file stand one behind the other. The map has an index for each block of content (`COMPRESSED_FULL` of
+//! the kernel):
 //!
 //! ```text
 //! compressed piece of n blocks in m    HEAD(address) NONHEAD(BLOCKS|m, n-1) NONHEAD(2, n-2) ... NONHEAD(n-1, 1)
 //! piece that is stored as it is        PLAIN(address) PLAIN(address+1) ...
 //! ```
 //!
-//! Since Linux 6.15 there is a form that needs neither blocks nor indexes: *encoded extents*. The pieces of a file stand
-//! byte behind byte, and its map is the place of the first and the length of each.
-//!
 //! Where the last piece is compressed and does not end with a block of content, the index of that block is a `PLAIN`
 //! one at the end of the content: the kernel takes the beginning of the next piece for the end of one.
+//!
+//! Since Linux 6.15 there is a form that needs neither blocks nor indexes: *encoded extents*. The pieces of a file stand
+//! byte behind byte, and its map has a record for each, in which the kernel searches.
+//!
+//! Since Linux 6.1 files that are shorter than a piece need no pieces of their own: they are *fragments* of the *packed
+//! inode*, a file without a name that holds them one behind the other, and that is compressed like any other.
+
+use std::ops::Range;
+
+use zerocopy::IntoBytes as _;
 
 use super::raw::{
-    ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2, ADVISE_EXTENTS, EXTENT_FORMAT_SHIFT, EXTENT_LENGTH_MASK,
-    INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_NONHEAD, INDEX_PLAIN, MAP_HEADER_LEN, RawIndex, RawMapHeader,
+    ADVISE_BIG_PCLUSTER_1, ADVISE_BIG_PCLUSTER_2, ADVISE_EXTENTS, ADVISE_RECORD_SHIFT, EXTENT_FORMAT_SHIFT,
+    EXTENT_LENGTH_MASK, FRAGMENT_INODE, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_NONHEAD, INDEX_PLAIN,
+    MAP_HEADER_LEN, RawExtent, RawIndex, RawMapHeader,
 };
 use super::{Algorithm, Inode, Layout};
 use crate::{BLOCK_SIZE, Error, Part, Problem, Result, blocks_for};
 
-/// log2 of [`PIECE_LEN`].
-pub const PIECE_BITS: u32 = 17;
-
 /// Bytes of content that are compressed together.
 ///
 /// A longer piece takes less space, and more time when little of it is wanted.
-pub const PIECE_LEN: u64 = 1 << PIECE_BITS;
+pub const PIECE_LEN: u64 = 256 << 10;
+
+/// Length of the longest piece: less than half a piece is no piece of its own, but makes the one before it longer.
+pub const PIECE_LEN_MAX: u64 = PIECE_LEN + PIECE_LEN / 2 - 1;
+
+/// Length of a piece behind whose beginning there are `left` bytes of content.
+#[must_use]
+pub const fn piece_len(left: u64) -> u64 {
+    if left > PIECE_LEN_MAX { PIECE_LEN } else { left }
+}
+
+/// Number of pieces of `size` bytes of content.
+#[must_use]
+pub const fn piece_count(size: u64) -> u64 {
+    let whole = size / PIECE_LEN;
+    let rest = size % PIECE_LEN;
+    if whole > 0 && rest < PIECE_LEN / 2 { whole } else { whole.saturating_add((rest > 0) as u64) }
+}
 
 /// Longest piece that is read, in bytes of content and in stored bytes. Other writers may have longer ones.
-pub(crate) const PIECE_MAX: u64 = 1 << PIECE_BITS_MAX;
-const PIECE_BITS_MAX: u32 = 20;
+pub(crate) const PIECE_MAX: u64 = 1 << 20;
 
 /// Most blocks that a compressed piece of `length` bytes may take; it is stored as it is if it needs more.
 ///
@@ -51,12 +72,6 @@ pub const fn map_len(size: u64) -> u64 {
     MAP_HEADER_LEN.saturating_mul(2).saturating_add(blocks_for(size).saturating_mul(INDEX_LEN))
 }
 
-/// Most pieces of a file with encoded extents.
-///
-/// The kernel adds up their lengths from the first one on, for every piece that it looks up. A file that has more has
-/// indexes.
-pub const ENCODED_PIECES_MAX: u64 = 1024;
-
 /// Most bytes that a compressed piece of `length` bytes may take where it need not fill blocks; it is stored as it is
 /// if it needs more.
 #[must_use]
@@ -64,36 +79,63 @@ pub const fn encoded_len_max(length: u64) -> u64 {
     length.saturating_sub(length / 32).saturating_sub(1)
 }
 
-/// Length of the part of a unit that is a map of encoded extents: its head, the place of the first piece, lengths.
+/// Length of a record of encoded extents of a file of `size` bytes: the short form reaches as far as 32 bits do.
 #[must_use]
-pub const fn encoded_map_len(size: u64, piece_bits: u32) -> u64 {
-    let pieces = match 1_u64.checked_shl(piece_bits) {
-        Some(length) => size.div_ceil(length),
-        None => 1,
-    };
-    MAP_HEADER_LEN.saturating_mul(2).saturating_add(pieces.saturating_mul(4))
+pub const fn record_len(size: u64) -> u64 {
+    if size > u32::MAX as u64 { RECORD_LEN_MAX } else { RECORD_LEN_MAX / 2 }
 }
 
-/// Head of a map of encoded extents.
+/// Length of a record without limits.
+const RECORD_LEN_MAX: u64 = 32;
+const _: () = assert!(size_of::<RawExtent>() as u64 == RECORD_LEN_MAX);
+
+/// Where the records of encoded extents start behind a head at byte `map`.
 #[must_use]
-pub fn encoded_map_header() -> RawMapHeader {
-    RawMapHeader {
-        h_fragmentoff: 0.into(),
-        h_advise: ADVISE_EXTENTS.into(),
-        h_algorithmtype: 0,
-        h_clusterbits: ENCODED_CLUSTER_BITS,
+pub const fn records_start(map: u64, record_len: u64) -> u64 {
+    match map.saturating_add(MAP_HEADER_LEN).checked_next_multiple_of(record_len) {
+        Some(start) => start,
+        None => u64::MAX,
     }
 }
 
-/// log2 of the blocks of a piece.
-const ENCODED_CLUSTER_BITS: u8 = 5;
-const _: () = assert!(12 + ENCODED_CLUSTER_BITS as u32 == PIECE_BITS);
-
-/// Record of a piece that takes `length` bytes; without an algorithm it is stored as it is.
+/// Byte behind a map of encoded extents of a file of `size` bytes, the head of which is at byte `map`.
 #[must_use]
-pub fn encode_extent(algorithm: Option<Algorithm>, length: u32) -> u32 {
+pub const fn encoded_map_end(map: u64, size: u64) -> u64 {
+    let record_len = record_len(size);
+    records_start(map, record_len).saturating_add(piece_count(size).saturating_mul(record_len))
+}
+
+/// Head of a map of encoded extents of a file of `size` bytes.
+#[must_use]
+pub fn encoded_map_header(size: u64) -> RawMapHeader {
+    let code: u16 = if record_len(size) == RECORD_LEN_MAX { 3 } else { 2 };
+    let [a, b, c, d, high, higher, ..] = piece_count(size).to_le_bytes();
+    RawMapHeader {
+        h_fragmentoff: u32::from_le_bytes([a, b, c, d]).into(),
+        h_advise: (ADVISE_EXTENTS | (code << ADVISE_RECORD_SHIFT)).into(),
+        h_algorithmtype: high,
+        h_clusterbits: higher,
+    }
+}
+
+/// Record of the piece that begins at byte `logical` of a file and takes `length` bytes from byte `start` of the image
+/// on; without an algorithm it is stored as it is. The first [`record_len`] bytes of it stand in the map.
+#[must_use]
+pub fn encode_extent(algorithm: Option<Algorithm>, logical: u64, start: u64, length: u32) -> RawExtent {
     let format = algorithm.map_or(0, |algorithm| u32::from(algorithm.number()).saturating_add(1));
-    (format << EXTENT_FORMAT_SHIFT) | (length & EXTENT_LENGTH_MASK)
+    let halves = |value: u64| {
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        (u32::from_le_bytes([a, b, c, d]).into(), u32::from_le_bytes([e, f, g, h]).into())
+    };
+    let ((pstart_lo, pstart_hi), (lstart_lo, lstart_hi)) = (halves(start), halves(logical));
+    let plen = ((format << EXTENT_FORMAT_SHIFT) | (length & EXTENT_LENGTH_MASK)).into();
+    RawExtent { plen, pstart_lo, pstart_hi, lstart_lo, lstart_hi, reserved: [0; 12] }
+}
+
+/// What stands in place of a map where the content is a fragment: its offset in the packed inode, and a mark.
+#[must_use]
+pub fn fragment_map(offset: u64) -> [u8; 8] {
+    (offset | FRAGMENT_INODE).to_le_bytes()
 }
 
 /// Head of a map with indexes.
@@ -197,19 +239,24 @@ impl Index {
 
 impl Layout {
     /// The layout of a compressed inode by the head of its map, which is at byte `at`.
-    pub(super) fn compressed(header: RawMapHeader, at: u64, block_bits: u8) -> Result<Self> {
+    pub(super) fn compressed(header: RawMapHeader, at: u64) -> Result<Self> {
         let part = Part::PieceMap;
         let unsupported = |feature: String| Err(Error::Unsupported { part, offset: at, feature });
+        let whole = header.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if whole & FRAGMENT_INODE != 0 {
+            return Ok(Self::Fragment { offset: whole ^ FRAGMENT_INODE, map: at });
+        }
         let advise = header.h_advise.get();
-        if advise == ADVISE_EXTENTS && header.h_fragmentoff.get() == 0 && header.h_algorithmtype == 0 {
-            let piece_bits = u32::from(header.h_clusterbits).saturating_add(block_bits.into());
-            if piece_bits > PIECE_BITS_MAX {
-                return unsupported(format!(
-                    "h_clusterbits {:#x} of a compressed inode",
-                    header.h_clusterbits
-                ));
-            }
-            return Ok(Self::Encoded { piece_bits, map: at });
+        if advise & ADVISE_EXTENTS != 0 {
+            let record_len = match advise ^ ADVISE_EXTENTS {
+                0b100 => 16,
+                0b110 => 32,
+                _ => return unsupported(format!("h_advise {advise:#x} of a compressed inode")),
+            };
+            let count = u64::from(header.h_fragmentoff.get())
+                | u64::from(header.h_algorithmtype) << 32
+                | u64::from(header.h_clusterbits) << 40;
+            return Ok(Self::Encoded { record_len, count, map: at });
         }
         if advise & !(ADVISE_BIG_PCLUSTER_1 | ADVISE_BIG_PCLUSTER_2) != 0 || header.h_fragmentoff.get() != 0 {
             return unsupported(format!("h_advise {advise:#x} of a compressed inode"));
@@ -226,6 +273,21 @@ impl Layout {
 }
 
 impl Inode {
+    /// Bytes of the image where the map of a compressed inode tells of `length` bytes of content from `offset` on: its
+    /// indexes, or all encoded extents, which are searched.
+    #[must_use]
+    pub fn map_part(&self, offset: u64, length: u64) -> Range<u64> {
+        match self.layout {
+            Layout::Compressed { map, .. } => {
+                let table = map.saturating_add(MAP_HEADER_LEN.saturating_mul(2));
+                let index = |block: u64| table.saturating_add(block.saturating_mul(INDEX_LEN));
+                index(offset / BLOCK_SIZE)..index(blocks_for(offset.saturating_add(length)))
+            }
+            Layout::Encoded { map, .. } => map..self.unit_end(),
+            _ => 0..0,
+        }
+    }
+
     /// Checks that the map of a compressed inode lies in the image.
     pub(super) fn check_map(&self, map: u64, length: u64, limit: u64) -> Result<()> {
         if map.checked_add(length).is_none_or(|end| end > limit) {
@@ -236,7 +298,7 @@ impl Inode {
     }
 }
 
-const _: () = assert!(PIECE_LEN <= PIECE_MAX);
+const _: () = assert!(PIECE_LEN_MAX <= PIECE_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -274,6 +336,60 @@ mod tests {
         }
         assert_eq!(hex(map_header(Algorithm::Zstd).as_bytes()), "0000000002000300");
         assert_eq!(hex(map_header(Algorithm::Deflate).as_bytes()), "0000000002000200");
+    }
+
+    /// A map of `mkfs.erofs -zlz4 -C65536 -Eall-fragments,48bit` 1.9.3 for the packed inode. Its head has 0x10 more in
+    /// `h_advise`, as stored pieces are of another kind there, and the padding behind it is not zero.
+    #[test]
+    fn golden_extents() {
+        let map = [
+            (0, 0x1000, 0x1_0000, "00000110001000000000000000000000"),
+            (0x1_aa51, 0x1_1000, 0x1_0000, "0000011000100100000000 0051aa0100"),
+            (0x3_5435, 0x2_1000, 0xf000, "00f0001000100200000000 0035540300"),
+        ];
+        for (logical, start, length, expected) in map {
+            let found = encode_extent(Some(Algorithm::Lz4), logical, start, length);
+            assert_eq!(hex(&found.as_bytes()[..16]), expected.replace(' ', ""));
+            assert_eq!(found.as_bytes()[16..], [0; 16]);
+            assert_eq!((found.logical(), found.physical()), (logical, start));
+        }
+        assert_eq!(hex(encoded_map_header(3 * PIECE_LEN).as_bytes()), "0300000005000000");
+        // And one of its files.
+        assert_eq!(fragment_map(0x3_47d8), [0xd8, 0x47, 3, 0, 0, 0, 0, 0x80]);
+    }
+
+    #[test]
+    fn long_files_have_long_records() {
+        let size = 1 << 32;
+        assert_eq!((record_len(size - 1), record_len(size)), (16, 32));
+        assert_eq!(hex(encoded_map_header(size).as_bytes()), "0040000007000000");
+        assert_eq!(hex(encoded_map_header(1 << 52).as_bytes()), "0000000007000400");
+        assert_eq!((records_start(40, 16), records_start(40, 32), records_start(24, 32)), (48, 64, 32));
+        assert_eq!(encoded_map_end(40, size), 64 + 0x4000 * 32);
+        let record = encode_extent(None, 0x1_2345_6789, 0x2_3456_789a, 5);
+        assert_eq!(hex(&record.as_bytes()[..20]), "050000009a785634020000008967452301000000");
+    }
+
+    #[test]
+    fn pieces_cover_a_content() {
+        let half = PIECE_LEN / 2;
+        for (size, expected) in [
+            (1, vec![1]),
+            (PIECE_LEN, vec![PIECE_LEN]),
+            (PIECE_LEN_MAX, vec![PIECE_LEN_MAX]),
+            (PIECE_LEN + half, vec![PIECE_LEN, half]),
+            (2 * PIECE_LEN + 1, vec![PIECE_LEN, PIECE_LEN + 1]),
+            (3 * PIECE_LEN - 1, vec![PIECE_LEN, PIECE_LEN, PIECE_LEN - 1]),
+        ] {
+            let (mut left, mut found) = (size, Vec::new());
+            while left > 0 {
+                found.push(piece_len(left));
+                left -= piece_len(left);
+            }
+            assert_eq!(found, expected, "{size} bytes");
+            assert_eq!(piece_count(size), found.len() as u64, "{size} bytes");
+        }
+        assert_eq!(piece_count(0), 0);
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub const INCOMPAT_ZERO_PADDING: u32 = 0x01;
 pub const INCOMPAT_COMPR_CFGS: u32 = 0x02;
 /// `EROFS_FEATURE_INCOMPAT_CHUNKED_FILE`, Linux 5.15.
 pub const INCOMPAT_CHUNKED_FILE: u32 = 0x04;
-/// `EROFS_FEATURE_INCOMPAT_DEDUPE` (and `FRAGMENTS`), Linux 6.1: inodes may share compressed blocks.
+/// `EROFS_FEATURE_INCOMPAT_DEDUPE` and `FRAGMENTS`, Linux 6.1: inodes may share compressed blocks, and files may be
+/// fragments of the packed inode.
 pub const INCOMPAT_DEDUPE: u32 = 0x20;
 
 /// `i_format` bit: extended (64-byte) inode.
@@ -192,7 +193,7 @@ const _: () = assert!(size_of::<RawExtendedInode>() == 64);
 )]
 #[repr(C)]
 pub struct RawMapHeader {
-    /// Offset of a fragment or length of an inline tail, which mkimg does not write: 0.
+    /// 0 before indexes. The number of encoded extents, which goes on in the two bytes behind `h_advise`.
     pub h_fragmentoff: U32,
     /// What follows: [`ADVISE_BIG_PCLUSTER_1`] or [`ADVISE_EXTENTS`].
     pub h_advise: U16,
@@ -206,8 +207,12 @@ pub struct RawMapHeader {
 pub const MAP_HEADER_LEN: u64 = 8;
 const _: () = assert!(size_of::<RawMapHeader>() == 8);
 
-/// The map is one of encoded extents, here of 4-byte records.
+/// The map is one of encoded extents.
 pub const ADVISE_EXTENTS: u16 = 0x01;
+/// Where `h_advise` has log2 of the length of encoded extents, less 2.
+pub const ADVISE_RECORD_SHIFT: u16 = 1;
+/// Mark in the 8 bytes of a head, taken as one number: no map, the rest is the offset of a fragment.
+pub const FRAGMENT_INODE: u64 = 1 << 63;
 /// Compressed pieces may have several blocks.
 pub const ADVISE_BIG_PCLUSTER_1: u16 = 0x02;
 /// So may stored ones, and those of `HEAD2`. mkimg does not use it.
@@ -231,6 +236,41 @@ pub struct RawIndex {
 /// Length of an index.
 pub const INDEX_LEN: u64 = 8;
 const _: () = assert!(size_of::<RawIndex>() == 8);
+
+/// Encoded extent, 32 bytes, of which short records have the first 16.
+#[derive(
+    FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Default, PartialEq, Eq, Debug,
+)]
+#[repr(C)]
+pub struct RawExtent {
+    /// [`EXTENT_LENGTH_MASK`] and [`EXTENT_FORMAT_SHIFT`].
+    pub plen: U32,
+    /// Byte of the image where it starts.
+    pub pstart_lo: U32,
+    /// Upper half of that.
+    pub pstart_hi: U32,
+    /// Byte of the content where it starts.
+    pub lstart_lo: U32,
+
+    /// Upper half of that.
+    pub lstart_hi: U32,
+    /// 0.
+    pub reserved: [u8; 12],
+}
+
+impl RawExtent {
+    /// Byte of the content where it starts.
+    #[must_use]
+    pub fn logical(&self) -> u64 {
+        u64::from(self.lstart_lo.get()) | u64::from(self.lstart_hi.get()) << 32
+    }
+
+    /// Byte of the image where it starts.
+    #[must_use]
+    pub fn physical(&self) -> u64 {
+        u64::from(self.pstart_lo.get()) | u64::from(self.pstart_hi.get()) << 32
+    }
+}
 
 /// Encoded extent: bits that are its length in bytes.
 pub const EXTENT_LENGTH_MASK: u32 = 0x1f_ffff;

@@ -1,10 +1,12 @@
 //! Reading a file system.
 
+use std::sync::OnceLock;
+
 use zerocopy::IntoBytes as _;
 
-use super::algorithm::Decoder;
 use super::raw::{RawMapHeader, SLOT};
-use super::{Compressed, Dir, Extent, Extents, FileType, Inode, Nid, SYMLINK_MAX, Superblock, Walk, escape};
+use super::unpack::{Recent, Unpacker};
+use super::{Dir, Extent, Extents, FileType, Inode, Layout, Nid, SYMLINK_MAX, Superblock, Walk, escape};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
 /// Symbolic links that [`FileSystem::resolve`] follows in one path, as the kernel does.
@@ -15,6 +17,10 @@ const SYMLINK_DEPTH: u32 = 40;
 pub struct FileSystem<R> {
     io: R,
     superblock: Superblock,
+    /// The packed inode, once it was read.
+    packed: OnceLock<Inode>,
+    /// Pieces of which a part was wanted.
+    recent: Recent,
 }
 
 impl<R: ReadAt> FileSystem<R> {
@@ -30,12 +36,12 @@ impl<R: ReadAt> FileSystem<R> {
             let problem = Problem::OutOfBounds { start: 0, length: superblock.length(), limit: size };
             return Err(Error::corrupt(Part::Superblock, offset, problem));
         }
-        Ok(Self { io, superblock })
+        Ok(Self { io, superblock, packed: OnceLock::new(), recent: Recent::new() })
     }
 
     /// The same file system, of which all but the superblock is read through `io`.
     pub const fn through<S>(&self, io: S) -> FileSystem<S> {
-        FileSystem { io, superblock: self.superblock }
+        FileSystem { io, superblock: self.superblock, packed: OnceLock::new(), recent: Recent::new() }
     }
 
     /// The superblock.
@@ -78,6 +84,26 @@ impl<R: ReadAt> FileSystem<R> {
             self.read(Part::PieceMap, head.as_mut_bytes(), at)?;
             Ok(head)
         })
+    }
+
+    /// The inode that holds fragments of files: a file without a name.
+    ///
+    /// # Errors
+    /// As [`Self::inode`]; also when there is none, or it is not what can hold fragments.
+    pub fn packed_inode(&self) -> Result<&Inode> {
+        if let Some(inode) = self.packed.get() {
+            return Ok(inode);
+        }
+        let offset = super::raw::SUPERBLOCK_OFFSET.saturating_add(0x60);
+        let nid = self.superblock.packed.ok_or_else(|| {
+            Error::field(Part::Superblock, offset, "packed_nid", 0, "an inode where files are fragments")
+        })?;
+        let inode = self.inode(nid)?;
+        if inode.file_type != FileType::File || matches!(inode.layout, Layout::Fragment { .. }) {
+            let rule = "that of a file with data of its own";
+            return Err(Error::field(Part::Superblock, offset, "packed_nid", nid.0, rule));
+        }
+        Ok(self.packed.get_or_init(|| inode))
     }
 
     /// The bytes at the place of an inode, and how many of the 64 are there.
@@ -163,14 +189,13 @@ impl<R: ReadAt> FileSystem<R> {
             let room = u64::try_from(rest.len()).unwrap_or(u64::MAX).min(length.saturating_sub(skip));
             let Some(piece) = rest.get_mut(..usize::try_from(room).unwrap_or(0)) else { break };
             match (physical, compressed) {
-                (Some(start), Some(compressed)) if room == length => {
+                (Some(start), Some(compressed)) if room == compressed.whole => {
                     unpacker.unpack(self, start, compressed, piece)?;
                 }
                 (Some(start), Some(compressed)) => {
-                    let mut whole = vec![0; usize::try_from(length).unwrap_or(0)];
-                    unpacker.unpack(self, start, compressed, &mut whole)?;
-                    let wanted = usize::try_from(skip).ok().and_then(|skip| whole.get(skip..));
-                    for (to, from) in piece.iter_mut().zip(wanted.unwrap_or_default()) {
+                    let whole = self.recent.piece(self, &mut unpacker, start, compressed)?;
+                    let from = usize::try_from(compressed.skip.saturating_add(skip)).unwrap_or(usize::MAX);
+                    for (to, from) in piece.iter_mut().zip(whole.get(from..).unwrap_or_default()) {
                         *to = *from;
                     }
                 }
@@ -251,6 +276,12 @@ impl<R: ReadAt> FileSystem<R> {
             if let Some((start, compressed)) = physical.zip(compressed) {
                 // No longer than PIECE_MAX.
                 let length = usize::try_from(length).unwrap_or(0);
+                if length < usize::try_from(compressed.whole).unwrap_or(0) {
+                    let whole = self.recent.piece(self, &mut unpacker, start, compressed)?;
+                    let rest = whole.get(usize::try_from(compressed.skip).unwrap_or(0)..).unwrap_or_default();
+                    take(rest.get(..length).unwrap_or(rest))?;
+                    continue;
+                }
                 if buffer.len() < length {
                     buffer.resize(length, 0);
                 }
@@ -275,35 +306,5 @@ impl<R: ReadAt> FileSystem<R> {
             }
         }
         Ok(())
-    }
-}
-
-/// Takes compressed pieces out, with what is kept from one to the next.
-#[derive(Default)]
-struct Unpacker {
-    decoder: Decoder,
-    packed: Vec<u8>,
-}
-
-impl Unpacker {
-    /// Fills `plain` with the piece at byte `start` of the image.
-    fn unpack<R: ReadAt>(
-        &mut self,
-        fs: &FileSystem<R>,
-        start: u64,
-        compressed: Compressed,
-        plain: &mut [u8],
-    ) -> Result<()> {
-        let Compressed { algorithm, length } = compressed;
-        // No longer than PIECE_MAX.
-        self.packed.resize(usize::try_from(length).unwrap_or(0), 0);
-        fs.read(Part::Data, &mut self.packed, start)?;
-        let padding = self.packed.iter().position(|byte| *byte != 0).unwrap_or(self.packed.len());
-        let stream = self.packed.get(padding..).unwrap_or_default();
-        if self.decoder.decode(algorithm, stream, plain) {
-            return Ok(());
-        }
-        let length = u64::try_from(plain.len()).unwrap_or(u64::MAX);
-        Err(Error::corrupt(Part::Data, start, Problem::Undecodable { algorithm, length }))
     }
 }

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::pieces::PIECE_BITS;
+use super::pieces::PIECE_LEN_MAX;
 use super::raw::{
     COMPAT_SB_CHKSUM, INCOMPAT_48BIT, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, INCOMPAT_DEDUPE,
     INCOMPAT_ZERO_PADDING, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET,
@@ -20,7 +20,7 @@ pub struct Features {
     pub chunked: bool,
     /// The algorithm of compressed inodes, if such may occur.
     pub algorithm: Option<Algorithm>,
-    /// Whether inodes may share compressed blocks (Linux 6.1).
+    /// Whether inodes may share compressed blocks, or be fragments of the packed inode (Linux 6.1).
     ///
     /// Before, a kernel that read two of them at the same time gave an I/O error for one.
     pub shared: bool,
@@ -90,7 +90,7 @@ impl Features {
 
     /// What stands behind the superblock.
     pub(crate) fn config(self) -> Vec<u8> {
-        self.algorithm.map_or_else(Vec::new, |algorithm| algorithm.config(PIECE_BITS))
+        self.algorithm.map_or_else(Vec::new, |algorithm| algorithm.config(PIECE_LEN_MAX))
     }
 }
 
@@ -115,6 +115,8 @@ pub struct Superblock {
     pub uuid: [u8; 16],
     /// Label, without padding.
     pub volume_name: [u8; 16],
+    /// The inode that holds fragments of files.
+    pub packed: Option<Nid>,
     /// Incompatible features.
     pub features: Features,
     /// `feature_compat` as stored.
@@ -142,6 +144,8 @@ pub struct SuperblockFields {
     pub uuid: [u8; 16],
     /// Label of at most 15 bytes, padded with NUL: kernels before 6.15 want a NUL inside the field.
     pub volume_name: [u8; 16],
+    /// The inode that holds fragments of files.
+    pub packed: Option<u64>,
     /// Features that inodes need.
     pub features: Features,
 }
@@ -164,6 +168,7 @@ impl SuperblockFields {
             volume_name: self.volume_name,
             feature_incompat: self.features.incompat().into(),
             available_compr_algs: self.features.algorithms().into(),
+            packed_nid: self.packed.unwrap_or(0).into(),
             ..RawSuperblock::default()
         };
         let config = self.features.config();
@@ -238,7 +243,7 @@ impl Superblock {
             (0x0d, "sb_extslots", u64::from(raw.sb_extslots)),
             (0x56, "extra_devices", raw.extra_devices.get().into()),
             (0x5a, "dirblkbits", raw.dirblkbits.into()),
-            (0x60, "packed_nid", raw.packed_nid.get()),
+            (0x60, "packed_nid", if features.shared { 0 } else { raw.packed_nid.get() }),
             (0x70, "rootnid_8b", raw.rootnid_8b.get()),
         ] {
             if found != 0 {
@@ -258,6 +263,7 @@ impl Superblock {
             xattr_block: raw.xattr_blkaddr.get(),
             uuid: raw.uuid,
             volume_name: raw.volume_name,
+            packed: Some(Nid(raw.packed_nid.get())).filter(|nid| *nid != Nid(0)),
             features,
             compat: raw.feature_compat.get(),
         })

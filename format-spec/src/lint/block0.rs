@@ -93,7 +93,6 @@ pub(super) fn check<R: ReadAt>(
         (0x5a, "dirblkbits", raw.dirblkbits.into(), 0),
         (0x5b, "xattr_prefix_count", raw.xattr_prefix_count.into(), 0),
         (0x5c, "xattr_prefix_start", raw.xattr_prefix_start.get().into(), 0),
-        (0x60, "packed_nid", raw.packed_nid.get(), 0),
         (0x68, "xattr_filter_reserved", raw.xattr_filter_reserved.into(), 0),
         (0x69, "ishare_xattr_prefix_id", raw.ishare_xattr_prefix_id.into(), 0),
         (0x6a, "reserved", u16::from_le_bytes(raw.reserved).into(), 0),

@@ -6,17 +6,22 @@
 
 use super::block0::at;
 use super::findings::About;
+use super::inode::may_have_tail;
 use super::{Lint, first_nonzero};
+use crate::erofs::pieces::records_start;
+use crate::erofs::raw::MAP_HEADER_LEN;
 use crate::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Result};
 
-/// Blocks that are looked at in one go: 16 GiB of data, 16 MiB of memory.
+/// Blocks that are looked at in one go: 16 GiB of data, 20 MiB of memory.
 const WINDOW: u64 = 4 << 20;
 
 /// First owner of each block of a window, 0 for none.
 struct Owners {
     first: u64,
     nids: Vec<u32>,
+    /// First blocks of files that must have their tail elsewhere, unless another file has the same blocks.
+    lone: Vec<bool>,
 }
 
 impl Owners {
@@ -40,19 +45,30 @@ impl Lint<'_> {
         let end = self.space.start / BLOCK_SIZE;
         let mut unowned = None;
         let mut first = 1;
-        let mut owners = Owners { first, nids: Vec::new() };
+        let mut owners = Owners { first, nids: Vec::new(), lone: Vec::new() };
         loop {
             let length = end.saturating_sub(first).min(WINDOW);
             owners.first = first;
             owners.nids.clear();
             owners.nids.resize(usize::try_from(length).unwrap_or(0), 0);
+            owners.lone.clear();
+            owners.lone.resize(owners.nids.len(), false);
             for inode in fs.first_inodes(self.census.inodes) {
                 let inode = inode?;
-                if inode.file_type == FileType::File {
+                if inode.file_type == FileType::File && !matches!(inode.layout, Layout::Fragment { .. }) {
                     self.claim(fs, &inode, &mut owners, end)?;
                 }
             }
-            for (block, owner) in (first..).zip(&owners.nids) {
+            if fs.superblock().packed.is_some() {
+                self.claim(fs, fs.packed_inode()?, &mut owners, end)?;
+            }
+            for ((block, owner), lone) in (first..).zip(&owners.nids).zip(&owners.lone) {
+                if *lone {
+                    let problem =
+                        "file is plain, must be inline: its tail is short, and it shares it with no other";
+                    let about = About::Inode(Nid((*owner).into()));
+                    self.out.add(Part::Data, block.saturating_mul(BLOCK_SIZE), about, problem);
+                }
                 match (owner, unowned) {
                     (0, None) => unowned = Some(block),
                     (1.., Some(start)) => {
@@ -78,7 +94,7 @@ impl Lint<'_> {
         let feature = fs.superblock().features.shared;
         if feature != self.shared {
             let problem = if feature {
-                "feature DEDUPE is set, but no files share compressed blocks"
+                "feature DEDUPE is set, but no files share compressed blocks or are in the packed inode"
             } else {
                 "feature DEDUPE is clear, but files share compressed blocks"
             };
@@ -111,6 +127,9 @@ impl Lint<'_> {
             };
             let length = extent.stored();
             let Some(start) = extent.physical.filter(|_| length > 0) else { continue };
+            if matches!(inode.layout, Layout::Inline { tail, .. } if tail == start) {
+                continue;
+            }
             let stop = start.saturating_add(length);
             let (block, block_end) = (start / BLOCK_SIZE, stop.div_ceil(BLOCK_SIZE));
             if block == 0 || block_end > area_end {
@@ -126,13 +145,24 @@ impl Lint<'_> {
             }
             let last =
                 owners.first.saturating_add(u64::try_from(inside.end).unwrap_or(u64::MAX)) == block_end;
-            let slots = owners.nids.get_mut(inside.clone()).unwrap_or_default();
-            let taken = slots.first().copied().unwrap_or(0);
+            let taken = owners.nids.get(inside.start).copied().unwrap_or(0);
             if first && taken != 0 && is_twin(fs, inode, Nid(taken.into()))? {
                 self.shared |= matches!(inode.layout, Layout::Compressed { .. });
+                if let Some(lone) = owners.lone.get_mut(inside.start) {
+                    *lone = false;
+                }
                 return Ok(());
             }
+            if first
+                && block >= owners.first
+                && matches!(inode.layout, Layout::Plain { .. })
+                && may_have_tail(fs, inode)
+                && let Some(lone) = owners.lone.get_mut(inside.start)
+            {
+                *lone = true;
+            }
             first = false;
+            let slots = owners.nids.get_mut(inside.clone()).unwrap_or_default();
             let own = u32::try_from(nid.0).unwrap_or(u32::MAX);
             let free = slots.iter().position(|owner| *owner != 0).unwrap_or(slots.len());
             if let Some(owner) = slots.get(free).copied() {
@@ -181,9 +211,13 @@ pub(super) fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid)
             let length = inode.unit_end().saturating_sub(map);
             Ok(inode.size == owner.size && same_bytes(fs, map, other, length)?)
         }
-        (Layout::Encoded { map, piece_bits }, Layout::Encoded { map: other, piece_bits: bits }) => {
-            let length = inode.unit_end().saturating_sub(map);
-            Ok(inode.size == owner.size && piece_bits == bits && same_bytes(fs, map, other, length)?)
+        (Layout::Encoded { map, record_len, count }, Layout::Encoded { map: other, .. }) => {
+            // The head says how long the rest is; before the records may be padding.
+            let (one, another) = (records_start(map, record_len), records_start(other, record_len));
+            let length = count.saturating_mul(record_len);
+            Ok(inode.size == owner.size
+                && same_bytes(fs, map, other, MAP_HEADER_LEN)?
+                && same_bytes(fs, one, another, length)?)
         }
         _ => Ok(false),
     }

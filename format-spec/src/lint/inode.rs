@@ -4,9 +4,10 @@ use zerocopy::FromBytes;
 
 use super::Lint;
 use super::findings::About;
-use super::pieces::must_be_encoded;
+use super::space::Place;
+use crate::erofs::pieces::PIECE_LEN;
 use crate::erofs::raw::{LAYOUT_FLAT_PLAIN, RawCompactInode};
-use crate::erofs::{FileSystem, FileType, Inode, Layout};
+use crate::erofs::{FileSystem, FileType, Inode, Layout, TAIL_MAX};
 use crate::{BLOCK_SIZE, Part, ReadAt, Result};
 
 impl Lint<'_> {
@@ -65,18 +66,73 @@ impl Lint<'_> {
         }
     }
 
+    /// The inode that holds fragments: it comes behind all that have names, and belongs to root.
+    pub(super) fn check_packed_inode<R: ReadAt>(&mut self, fs: &FileSystem<&R>) -> Result<()> {
+        let Some(nid) = fs.superblock().packed else { return Ok(()) };
+        let about = About::Inode(nid);
+        let found = fs.packed_inode();
+        let Some(inode) = self.out.take(found, about)? else {
+            self.space.intact = false;
+            return Ok(());
+        };
+        if self.place(fs, inode, about)? != Place::Next {
+            if self.space.intact {
+                self.out.add(
+                    Part::Inode,
+                    inode.offset,
+                    about,
+                    "the packed inode has a name or is another inode",
+                );
+            }
+            self.space.intact = false;
+            return Ok(());
+        }
+        let same = (inode.mode, inode.uid, inode.gid, inode.nlink) == (0o644, 0, 0, 1)
+            && inode.xattr_len == 0
+            && inode.size > 0
+            && inode.mtime == fs.superblock().epoch
+            && (inode.inode_len == 32) == u32::try_from(inode.size).is_ok();
+        if !same {
+            self.out.add(
+                Part::Inode,
+                inode.offset,
+                about,
+                "attributes of the packed inode are not those of mkimg",
+            );
+        }
+        if !matches!(inode.layout, Layout::Compressed { .. } | Layout::Encoded { .. }) {
+            self.out.add(Part::Inode, inode.offset, about, "the packed inode has no map of pieces");
+        }
+        self.check_inode(fs, inode)
+    }
+
     /// Files: plain, compressed, or with holes by chunks.
     fn check_file<R: ReadAt>(&mut self, fs: &FileSystem<&R>, inode: &Inode) -> Result<()> {
+        if must_be_fragment(fs, inode) && !matches!(inode.layout, Layout::Fragment { .. }) {
+            let problem = "file is shorter than a piece, must be in the packed inode";
+            self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
+        }
         let problem = match inode.layout {
             Layout::Chunked { .. } => return self.check_chunks(fs, inode),
             Layout::Compressed { algorithm, map } => return self.check_pieces(fs, inode, algorithm, map),
-            Layout::Encoded { piece_bits, map } => return self.check_encoded(fs, inode, piece_bits, map),
+            Layout::Encoded { map, .. } => return self.check_encoded(fs, inode, map),
+            Layout::Fragment { map, .. } => return self.check_fragment(fs, inode, map),
             Layout::Plain { start: None } if inode.size > 0 => "hole in a file that is not chunk-based",
             Layout::Plain { start: Some(_) } if inode.size == 0 => "start block of an empty file",
-            Layout::Plain { .. } if inode.size > 0 && must_be_encoded(fs, inode) => {
+            Layout::Plain { .. } if inode.size > 0 && fs.superblock().features.encoded => {
                 "file is plain, must have encoded extents"
             }
-            Layout::Inline { .. } => "file is inline, must be plain, compressed or chunk-based",
+            Layout::Inline { start, .. } => {
+                // Kernels that the image is for are told so by the algorithm alone.
+                self.census.compressed = true;
+                if !may_have_tail(fs, inode) {
+                    "file is inline, must be plain, compressed or chunk-based"
+                } else if start.is_some() && inode.size < BLOCK_SIZE {
+                    "start block of a file without whole blocks"
+                } else {
+                    return Ok(());
+                }
+            }
             _ => return Ok(()),
         };
         self.out.add(Part::Inode, inode.offset, About::Inode(inode.nid), problem);
@@ -141,4 +197,24 @@ impl Lint<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a file must be in the packed inode, as this is an image with one.
+fn must_be_fragment<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
+    let short = inode.size > 0 && inode.size < PIECE_LEN && !matches!(inode.layout, Layout::Chunked { .. });
+    fs.superblock().packed.is_some_and(|packed| packed != inode.nid) && short
+}
+
+/// Whether the end of a file stands behind its inode, if it is stored as it is and no other file has the same content.
+///
+/// Only images for kernels that cannot read a packed inode have that. Others have one as soon as there is a file that is
+/// shorter than a piece.
+pub(super) fn may_have_tail<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
+    let features = fs.superblock().features;
+    let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
+    features.algorithm.is_some()
+        && !features.shared
+        && inode.size < PIECE_LEN
+        && (1..=TAIL_MAX).contains(&tail)
+        && inode.xattr_len == 0
 }

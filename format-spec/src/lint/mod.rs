@@ -14,7 +14,7 @@
 //! | `links` | `nlink` of what is not a directory |
 //! | `inode` | form and data layout of every inode; `i_ino`; devices; holes |
 //! | `pieces` | maps of compressed files |
-//! | `packed` | as `data`, where contents stand byte after byte |
+//! | `packed` | as `data`, where contents stand byte after byte; the packed inode has one owner for each byte |
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
 //! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
 //! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
@@ -31,7 +31,7 @@
 //!
 //! | what | window | memory |
 //! |---|---|---|
-//! | first owner of a data block | 16 GiB of file data | 16 MiB |
+//! | first owner of a data block | 16 GiB of file data | 20 MiB |
 //! | place of a content, where they are packed | 1,048,576 of them | 24 MiB |
 //! | names of an inode that has several | 1,048,576 such inodes | 12 MiB |
 //! | which shared xattrs are used | 512 MiB of them | 16 MiB |
@@ -129,9 +129,17 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
         dirs_left: area,
     };
     lint.walk(&fs)?;
+    lint.check_packed_inode(&fs)?;
     lint.check_counts(&superblock);
     if lint.space.intact {
-        for pass in [Lint::close_metadata, Lint::check_links, Lint::check_pool, Lint::check_data] {
+        let passes = [
+            Lint::close_metadata,
+            Lint::check_links,
+            Lint::check_pool,
+            Lint::check_data,
+            Lint::check_fragments,
+        ];
+        for pass in passes {
             // Whatever can be wrong with an inode was found before, unless the image has changed since.
             let done = pass(&mut lint, &fs);
             lint.out.take(done, About::Nothing)?;
@@ -147,7 +155,7 @@ impl Lint<'_> {
         let incompat = superblock.feature_incompat.get();
         for (name, bit, needed, by) in [
             ("CHUNKED_FILE", INCOMPAT_CHUNKED_FILE, self.census.chunked, "chunk-based file"),
-            ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed file"),
+            ("COMPR_CFGS", INCOMPAT_COMPR_CFGS, self.census.compressed, "compressed or inline file"),
             ("48BIT", INCOMPAT_48BIT, self.census.encoded, "file with encoded extents"),
         ] {
             let problem = match (incompat & bit != 0, needed) {

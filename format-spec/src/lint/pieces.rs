@@ -5,10 +5,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::findings::About;
 use super::{Lint, first_nonzero};
 use crate::erofs::pieces::{
-    ENCODED_PIECES_MAX, PIECE_BITS, PIECE_LEN, Piece, compressed_blocks_max, encode_extent, encoded_len_max,
-    encoded_map_header, map_header,
+    PIECE_LEN, Piece, compressed_blocks_max, encode_extent, encoded_len_max, encoded_map_end,
+    encoded_map_header, map_header, piece_len, record_len, records_start,
 };
-use crate::erofs::raw::{MAP_HEADER_LEN, RawCompactInode, RawIndex, RawMapHeader};
+use crate::erofs::raw::{MAP_HEADER_LEN, RawCompactInode, RawExtent, RawIndex, RawMapHeader};
 use crate::erofs::{Algorithm, Extent, FileSystem, Inode};
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result, blocks_for};
 
@@ -23,7 +23,7 @@ impl Lint<'_> {
     ) -> Result<()> {
         let about = About::Inode(inode.nid);
         self.census.compressed = true;
-        if must_be_encoded(fs, inode) {
+        if fs.superblock().features.encoded {
             self.out.add(Part::PieceMap, map, about, "file has indexes, must have encoded extents");
         }
         if fs.superblock().features.algorithm.is_some_and(|other| other != algorithm) {
@@ -59,7 +59,7 @@ impl Lint<'_> {
         for piece in Pieces::new(fs, inode) {
             let (logical, piece) = piece?;
             compressed |= !piece.plain;
-            if next.is_some_and(|next| next != piece.start) {
+            if next.is_some_and(|next| next != piece.start) && !is_packed_inode(fs, inode) {
                 self.out.add(part, map, about, "pieces do not stand one behind the other");
                 break;
             }
@@ -79,16 +79,16 @@ impl Lint<'_> {
                 self.out.add(part, offset, about, problem);
             }
         }
-        if !compressed {
+        if !compressed && !is_packed_inode(fs, inode) {
             self.out.add(part, map, about, "no piece of the file is compressed, must be plain");
         }
         self.check_blocks(fs, inode, stored)
     }
 }
 
-/// Whether a file that is not empty and has no holes must have encoded extents, as this is an image with such.
-pub(super) fn must_be_encoded<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
-    fs.superblock().features.encoded && inode.size.div_ceil(PIECE_LEN) <= ENCODED_PIECES_MAX
+/// Whether an inode is the one that holds fragments.
+pub(super) fn is_packed_inode<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
+    fs.superblock().packed == Some(inode.nid)
 }
 
 impl Lint<'_> {
@@ -97,17 +97,11 @@ impl Lint<'_> {
         &mut self,
         fs: &FileSystem<&R>,
         inode: &Inode,
-        piece_bits: u32,
         map: u64,
     ) -> Result<()> {
         let about = About::Inode(inode.nid);
         self.census.compressed = true;
         self.census.encoded = true;
-        if piece_bits != PIECE_BITS || inode.size == 0 {
-            let problem = format!("encoded extents of {} bytes in pieces of 2^{piece_bits}", inode.size);
-            self.out.add(Part::PieceMap, map, about, problem);
-            return Ok(());
-        }
         let checked = self.check_extents(fs, inode, map);
         self.out.take(checked, about)?;
         Ok(())
@@ -120,17 +114,31 @@ impl Lint<'_> {
             self.out.add(Part::Slack, offset, about, "byte before the map is not zero");
         }
         let algorithm = fs.superblock().features.algorithm;
-        let mut own = encoded_map_header().as_bytes().to_vec();
-        let (mut start, mut stored) = (None, 0_u64);
-        for logical in (0..inode.size).step_by(1 << PIECE_BITS) {
-            let length = PIECE_LEN.min(inode.size.saturating_sub(logical));
+        let head = encoded_map_header(inode.size);
+        let record_len = record_len(inode.size);
+        let (table, end) = (records_start(map, record_len), encoded_map_end(map, inode.size));
+        let mut found = RawMapHeader::default();
+        fs.read(part, found.as_mut_bytes(), map)?;
+        if found != head || inode.unit_end() != end {
+            self.out.add(part, map, about, "head of the map is not that of mkimg");
+            return Ok(());
+        }
+        if let Some(offset) = first_nonzero(fs, map.saturating_add(MAP_HEADER_LEN), table)? {
+            self.out.add(Part::Slack, offset, about, "byte before the records is not zero");
+        }
+        let (mut logical, mut stored, mut next) = (0, 0_u64, None);
+        let mut offset = table;
+        while logical < inode.size {
+            let length = piece_len(inode.size.saturating_sub(logical));
             let Some(extent) = fs.extents_within(inode, logical, length).next() else { break };
             let extent = extent?;
-            if start.is_none() {
-                start = extent.physical;
-                own.extend_from_slice(&extent.physical.unwrap_or(0).to_le_bytes());
+            let start = extent.physical.unwrap_or(0);
+            if next.is_some_and(|next| next != start) && !is_packed_inode(fs, inode) {
+                self.out.add(part, map, about, "pieces do not stand one behind the other");
+                break;
             }
             let bytes = extent.compressed.map_or(length, |compressed| compressed.length);
+            next = Some(start.saturating_add(bytes));
             if let Some(compressed) = extent.compressed {
                 if algorithm != Some(compressed.algorithm) {
                     self.out.add(part, map, about, "map is for another algorithm than the superblock");
@@ -141,16 +149,47 @@ impl Lint<'_> {
                 }
             }
             let algorithm = extent.compressed.map(|compressed| compressed.algorithm);
-            let record = encode_extent(algorithm, u32::try_from(bytes).unwrap_or(u32::MAX));
-            own.extend_from_slice(&record.to_le_bytes());
+            let own = encode_extent(algorithm, logical, start, u32::try_from(bytes).unwrap_or(u32::MAX));
+            let mut found = RawExtent::default();
+            let room = usize::try_from(record_len).unwrap_or(0);
+            fs.read(part, found.as_mut_bytes().get_mut(..room).unwrap_or_default(), offset)?;
+            if found != own {
+                let problem = format!("record of the piece at {logical} is not that of mkimg");
+                self.out.add(part, offset, about, problem);
+                break;
+            }
             stored = stored.saturating_add(bytes);
-        }
-        let mut found = vec![0; own.len()];
-        fs.read(part, &mut found, map)?;
-        if found != own {
-            self.out.add(part, map, about, "map of encoded extents is not that of mkimg");
+            logical = logical.saturating_add(length);
+            offset = offset.saturating_add(record_len);
         }
         self.check_blocks(fs, inode, blocks_for(stored))
+    }
+
+    /// A file in the packed inode.
+    pub(super) fn check_fragment<R: ReadAt>(
+        &mut self,
+        fs: &FileSystem<&R>,
+        inode: &Inode,
+        map: u64,
+    ) -> Result<()> {
+        let about = About::Inode(inode.nid);
+        self.census.compressed = true;
+        self.shared = true;
+        if inode.size == 0 || inode.size >= PIECE_LEN {
+            let problem =
+                format!("{} bytes are in the packed inode, must have a place of their own", inode.size);
+            self.out.add(Part::PieceMap, map, about, problem);
+        }
+        if fs.superblock().packed.is_none() {
+            self.out.add(Part::PieceMap, map, about, "file is in the packed inode, and there is none");
+        }
+        let zeros = first_nonzero(fs, inode.body_end(), map);
+        if let Some(offset) = self.out.take(zeros, about)?.flatten() {
+            self.out.add(Part::Slack, offset, about, "byte before the map is not zero");
+        }
+        let blocks = self.check_blocks(fs, inode, blocks_for(inode.size));
+        self.out.take(blocks, about)?;
+        Ok(())
     }
 
     /// `i_u` of a compressed inode: the number of its stored blocks.
@@ -180,7 +219,7 @@ impl<'a, R: ReadAt> Pieces<'a, R> {
 
     fn piece(&mut self) -> Result<Piece> {
         let logical = self.next;
-        let length = PIECE_LEN.min(self.inode.size.saturating_sub(logical));
+        let length = piece_len(self.inode.size.saturating_sub(logical));
         let wrong = |found, rule| {
             Err(Error::field(Part::PieceMap, self.inode.offset, "beginning of a piece", found, rule))
         };

@@ -309,8 +309,12 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
     }
 
-    /// Where the content of a file starts in the image, plus one; 1 if there is none.
+    /// Where the content of a file starts in the image, plus one; 1 if there is none. Places in the packed inode have
+    /// the highest bit set.
     fn first_byte(&self, inode: &Inode) -> Result<NonZeroU64, Error> {
+        if let Layout::Fragment { offset, .. } = inode.layout {
+            return Ok(NonZeroU64::MIN.saturating_add(offset | 1 << 63));
+        }
         for extent in self.fs.extents(inode) {
             if let Some(start) = extent?.physical {
                 return Ok(NonZeroU64::MIN.saturating_add(start));
@@ -341,8 +345,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
         let Some(leaves) = self.leaves else { return Ok(None) };
         // What it is the digest of takes data to compute.
-        let packed = matches!(inode.layout, Layout::Compressed { .. } | Layout::Encoded { .. });
-        if self.absent && packed {
+        if self.absent && inode.is_packed() {
             return Ok(None);
         }
         let digester = self.digest(inode, leaves, window)?;
@@ -364,17 +367,16 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
     /// or from what compressed pieces give.
     fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Digester, Error> {
         let mut digester = Digester::new();
+        if let Layout::Fragment { .. } = inode.layout {
+            // Its extents begin anywhere.
+            self.spend(inode, inode.size)?;
+            self.hash_content(inode, 0, inode.size, &mut digester)?;
+            return Ok(digester);
+        }
         for extent in self.fs.extents(inode) {
             let Extent { logical, length, physical, compressed } = extent?;
             let blocks = length.div_ceil(BLOCK_SIZE);
-            let Some(budget) = self.budget.get().checked_sub(blocks) else {
-                return Err(Error::Unsupported {
-                    part: Part::Data,
-                    offset: inode.offset,
-                    feature: "an image whose files add up to more than 4 TiB beyond its size".to_owned(),
-                });
-            };
-            self.budget.set(budget);
+            self.spend(inode, length)?;
             match physical {
                 // Leaves are those of the stored bytes, so the content has to be taken out and hashed.
                 Some(_) if compressed.is_some() || !inode.owns_blocks() => {
@@ -418,6 +420,18 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
 }
 
 impl<R: ReadAt> Sealed<'_, R> {
+    /// Takes the leaves of `length` bytes of a file off the budget.
+    fn spend(&self, inode: &Inode, length: u64) -> Result<(), Error> {
+        let left = self.budget.get().checked_sub(length.div_ceil(BLOCK_SIZE));
+        let left = left.ok_or_else(|| Error::Unsupported {
+            part: Part::Data,
+            offset: inode.offset,
+            feature: "an image whose files add up to more than 4 TiB beyond its size".to_owned(),
+        })?;
+        self.budget.set(left);
+        Ok(())
+    }
+
     /// Puts the leaves of a part of a file into its digest; the part starts with a block of content.
     fn hash_content(
         &self,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use mkimg_format::erofs::raw::XATTR_HEADER_LEN;
+use mkimg_format::erofs::raw::{MAP_HEADER_LEN, SLOT, XATTR_HEADER_LEN};
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout};
 use mkimg_format::{BLOCK_SIZE, Error, ReadAt};
 
@@ -140,11 +140,14 @@ impl<R: ReadAt> Mapper<'_, R> {
 
     fn inode(&mut self, inode: &Inode, path: &mut Option<Vec<u8>>) {
         self.touch(inode.offset, inode.body_end(), path, false);
-        if let Layout::Chunked { map, .. } | Layout::Compressed { map, .. } | Layout::Encoded { map, .. } =
-            inode.layout
+        if let Layout::Chunked { map, .. }
+        | Layout::Compressed { map, .. }
+        | Layout::Encoded { map, .. }
+        | Layout::Fragment { map, .. } = inode.layout
         {
             self.touch(map, inode.unit_end(), path, false);
         }
+        self.packed_inode(inode, path);
         self.shared_xattrs(inode, path);
         let fs = self.fs;
         for extent in fs.extents(inode) {
@@ -171,6 +174,20 @@ impl<R: ReadAt> Mapper<'_, R> {
                 self.touch(start, end, path, false);
             }
         }
+    }
+
+    /// Where an inode is part of the packed one: what of that says where its content is.
+    fn packed_inode(&mut self, inode: &Inode, path: &mut Option<Vec<u8>>) {
+        let Layout::Fragment { offset, .. } = inode.layout else { return };
+        let Some(nid) = self.fs.superblock().packed else { return };
+        let start = self.fs.inode_offset(nid);
+        // Damaged, it may not be readable.
+        let Ok(packed) = self.fs.packed_inode() else {
+            return self.touch(start, start.saturating_add(SLOT), path, false);
+        };
+        self.touch(start, packed.body_end().saturating_add(MAP_HEADER_LEN), path, false);
+        let part = packed.map_part(offset, inode.size);
+        self.touch(part.start, part.end, path, false);
     }
 
     /// Whether something follows the end of a file inside its last, damaged block.

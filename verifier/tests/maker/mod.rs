@@ -348,6 +348,7 @@ pub fn make(spec: &Spec) -> Image {
         xattr_block: meta_block + 1,
         uuid: [7; 16],
         volume_name: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
+        packed: None,
         features: Features { chunked: true, ..Features::default() },
     }
     .write(&mut block0);

@@ -474,6 +474,7 @@ fn finish(mut bytes: Vec<u8>, meta_block: usize, contents: &[Content], inodes: &
         xattr_block: seal_block as u32,
         uuid: [7; 16],
         volume_name: *b"tree\0\0\0\0\0\0\0\0\0\0\0\0",
+        packed: None,
         features: Features::default(),
     }
     .write(&mut block0);
