@@ -89,11 +89,15 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             let size = target.len() as u64;
             (flat_layout, size, start_of(size))
         }
+        (Node::File(_), Some((content, Stored { form: Form::Mapped(_), .. }))) => {
+            // Chunks of one block.
+            (LAYOUT_CHUNK_BASED, content.size, 0)
+        }
         (Node::File(_), Some((content, stored))) => match &content.chunks {
             Some(chunks) => (LAYOUT_CHUNK_BASED, content.size, chunks.bits & u32::from(CHUNK_BITS_MASK)),
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
             None => match &stored.form {
-                Form::Plain => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
+                Form::Plain | Form::Mapped(_) => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
                 Form::Indexed(blocks) => {
                     (LAYOUT_COMPRESSED_FULL, content.size, blocks.iter().copied().map(u32::from).sum())
                 }
@@ -150,6 +154,9 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             let whole = target.len() - target.len() % 4096;
             out.write_all(&target[whole..])
         }
+        (Node::File(_), Some((_, Stored { form: Form::Mapped(map), .. }))) => {
+            map.iter().try_for_each(|block| out.write_all(&block.to_le_bytes()))
+        }
         (Node::File(_), Some((content, stored))) => {
             if let Some(chunks) = &content.chunks {
                 return write_chunks(chunks, stored, out);
@@ -188,7 +195,7 @@ fn write_pieces(
         length
     };
     match &stored.form {
-        Form::Plain => {}
+        Form::Plain | Form::Mapped(_) => {}
         Form::Indexed(pieces) => {
             out.write_all(map_header(algorithm).as_bytes())?;
             out.write_all(&[0; 8])?;

@@ -82,8 +82,9 @@ impl<'a> Plan<'a> {
         let Data { stored, end: meta_block } = data;
         let order = breadth_first(flat);
         let packed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
+        let mapped = || stored.iter().any(|stored| matches!(stored.form, Form::Mapped(_)));
         let features = Features {
-            chunked: contents.list.iter().any(|content| content.chunks.is_some()),
+            chunked: contents.list.iter().any(|content| content.chunks.is_some()) || mapped(),
             algorithm: algorithm.filter(|_| packed().next().is_some()),
             shared: packed().any(|(content, _)| content.several),
             encoded: packed().any(|(_, stored)| matches!(stored.form, Form::Encoded(_))),
@@ -249,6 +250,8 @@ impl Placer {
         let inline = tail > 0 && head + tail <= BLOCK_SIZE;
         let unit = if inline {
             head + tail
+        } else if let Some(Form::Mapped(map)) = stored.map(|stored| &stored.form) {
+            head + map.len() as u64 * 4
         } else if let Some(chunks) = data.and_then(|data| data.chunks.as_ref()) {
             head + chunks.map.len() as u64 * 4
         } else {

@@ -4,12 +4,14 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use mkimg_format::hex;
-use mkimg_mkfs::{Built, Options};
+use mkimg_mkfs::{Built, Error, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
-use crate::args::BuildArgs;
+use crate::args::{Arguments, BuildArgs};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 
@@ -38,13 +40,20 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         name: args.name.clone(),
         epoch: args.epoch,
         compression: args.compress,
+        dedup: args.dedup,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
         threads: super::threads(args.threads),
     };
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);
     bar.clear();
-    let built = built?;
+    let built = match built {
+        // Options that do not go together: wrong usage, as what the parser of arguments finds.
+        Err(Error::Dedup(problem)) => {
+            Arguments::command().error(ErrorKind::ArgumentConflict, problem).exit();
+        }
+        built => built?,
+    };
     for warning in &built.warnings {
         eprintln!("mkimg: warning: {warning}");
     }
