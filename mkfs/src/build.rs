@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use mkimg_format::Sha256;
+use mkimg_format::erofs::SHARED_BLOCKS_MAX;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
 use mkimg_oci::{Image, Platform, SourceSpec};
@@ -12,7 +13,7 @@ use sha2::{Digest as _, Sha256 as Hasher};
 
 use crate::compression::{Abilities, Compression};
 use crate::contents::{CHUNKS_MAX, Contents};
-use crate::dedup::{CHUNKS_KERNEL, Dedup, MAPPED_MAX};
+use crate::dedup::{CHUNKS_KERNEL, Dedup};
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
 use crate::flatten::{Flat, Flattener};
@@ -154,7 +155,7 @@ pub fn build(
         config: config.map_or(&[], |document| &document.bytes),
     };
     let chunks_max = match options.dedup {
-        Dedup::Blocks => MAPPED_MAX,
+        Dedup::Blocks => SHARED_BLOCKS_MAX,
         Dedup::Files if options.min_kernel >= CHUNKS_KERNEL => CHUNKS_MAX,
         Dedup::Files => 0,
     };

@@ -13,6 +13,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::thread::Scope;
 
+use mkimg_format::erofs::SHARED_BLOCKS_MAX;
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::fsverity::zero_leaf;
 use mkimg_format::merkle::hash_blocks;
@@ -84,10 +85,6 @@ impl fmt::Display for Dedup {
 /// First kernel with chunk-based files, which sparse files and shared blocks need.
 pub(crate) const CHUNKS_KERNEL: (u32, u32) = (5, 15);
 
-/// Blocks of a content that has a map, one entry of 4 bytes each: 16 GiB of content, 16 MiB of map. What is longer is
-/// stored as it is; others may refer to its blocks.
-pub(crate) const MAPPED_MAX: u64 = 1 << 22;
-
 /// Blocks of a run, unless the content is shorter and the run all of it.
 const RUN_MIN: usize = 8;
 
@@ -148,6 +145,7 @@ impl<'a, 'f> Deduper<'a, 'f> {
         contents: &'a [Content],
         threads: NonZeroUsize,
     ) -> io::Result<Self> {
+        image.drain()?;
         let blocks = contents.iter().map(|content| blocks_for(content.size)).sum();
         let mut itself = Self {
             image,
@@ -342,9 +340,10 @@ impl<'a, 'f> Deduper<'a, 'f> {
     }
 }
 
-/// Whether blocks of a content may be taken from elsewhere.
+/// Whether blocks of a content may be taken from elsewhere. What is longer is stored as it is, or with holes in large
+/// chunks; others may refer to its blocks.
 fn is_mapped(content: &Content) -> bool {
-    blocks_for(content.size) <= MAPPED_MAX
+    blocks_for(content.size) <= SHARED_BLOCKS_MAX
 }
 
 impl Write for Deduper<'_, '_> {

@@ -4,14 +4,14 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::CommandFactory as _;
+use clap::Args as _;
 use clap::error::ErrorKind;
 use mkimg_format::hex;
 use mkimg_mkfs::{Built, Error, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
-use crate::args::{Arguments, BuildArgs};
+use crate::args::BuildArgs;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 
@@ -50,7 +50,8 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let built = match built {
         // Options that do not go together: wrong usage, as what the parser of arguments finds.
         Err(Error::Dedup(problem)) => {
-            Arguments::command().error(ErrorKind::ArgumentConflict, problem).exit();
+            let command = clap::Command::new("mkimg build");
+            BuildArgs::augment_args(command).error(ErrorKind::ArgumentConflict, problem).exit();
         }
         built => built?,
     };

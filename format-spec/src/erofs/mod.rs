@@ -46,3 +46,6 @@ pub const XATTRS_MAX: u64 = 1 << 20;
 
 /// Largest file that has holes, in bytes: bounds the work that a few bytes of metadata can cause.
 pub const SPARSE_MAX: u64 = 1 << 40;
+
+/// Blocks of a file that may share each of them with others, where an image does that: 16 GiB, and a map of 16 MiB.
+pub const SHARED_BLOCKS_MAX: u64 = 1 << 22;
