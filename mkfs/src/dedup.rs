@@ -85,8 +85,9 @@ impl fmt::Display for Dedup {
 /// First kernel with chunk-based files, which sparse files and shared blocks need.
 pub(crate) const CHUNKS_KERNEL: (u32, u32) = (5, 15);
 
-/// Blocks of a run, unless the content is shorter and the run all of it.
-const RUN_MIN: usize = 8;
+/// Blocks of a run, unless it is the whole content. 16 KiB are what a kernel reads ahead at first; docs/measurements.md has
+/// what other lengths cost and gain.
+const RUN_MIN: usize = 4;
 
 /// Bytes after which a batch goes out.
 const BATCH: usize = 128 * BLOCK_LEN;
