@@ -137,3 +137,36 @@ impl Lint<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_cut_at_the_window() {
+        let bytes = |block: u64, more: u64| block * BLOCK_SIZE + more;
+        for (start, stop, reach, used) in [
+            // Before and behind the window of blocks 10 to 13.
+            (bytes(1, 0), bytes(10, 0), [0; 4], [0; 4]),
+            (bytes(1, 0), bytes(9, 7), [0; 4], [0; 4]),
+            (bytes(14, 0), bytes(20, 5), [0; 4], [0; 4]),
+            // In it, in part and all around.
+            (bytes(10, 0), bytes(11, 0), [1, 0, 0, 0], [0; 4]),
+            (bytes(11, 0), bytes(12, 5), [0, 3, 0, 0], [0, 0, 5, 0]),
+            (bytes(5, 0), bytes(11, 9), [2, 0, 0, 0], [0, 9, 0, 0]),
+            (bytes(13, 0), bytes(14, 9), [0, 0, 0, 4], [0; 4]),
+            (bytes(5, 0), bytes(99, 9), [4, 0, 0, 0], [0; 4]),
+            (bytes(13, 0), bytes(13, 4095), [0, 0, 0, 4], [0, 0, 0, 4095]),
+        ] {
+            let mut blocks = Blocks::new(10, 4);
+            blocks.enter(start, stop);
+            assert_eq!((&blocks.reach[..], &blocks.used[..]), (&reach[..], &used[..]), "{start} to {stop}");
+        }
+        // The longest and the shortest count.
+        let mut blocks = Blocks::new(10, 4);
+        for (stop, tail) in [(11, 100), (12, 50), (11, 30), (11, 200)] {
+            blocks.enter(bytes(10, 0), bytes(stop, tail));
+        }
+        assert_eq!((blocks.reach[0], blocks.used), (3, vec![0, 30, 50, 0]));
+    }
+}
