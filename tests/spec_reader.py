@@ -181,6 +181,7 @@ class FileSystem:
         self.runs = {}  # first block: (number of blocks, whole map of the file) of file data
         self.inodes = {}
         self.chunked = False
+        self.shares = self.shares_blocks()
         block = image.read(0, BLOCK)
         (magic, checksum, compat, bits, slots, self.root, self.inos, epoch, nsec, blocks, meta, xattr, _uuid, label,
          incompat) = struct.unpack_from("<IIIBBHQqIIII16s16sI", block, 1024)
@@ -195,6 +196,15 @@ class FileSystem:
         self.meta, self.end = meta * BLOCK, image.seal_block * BLOCK
         self.pool, self.pool_used = xattr * BLOCK, {}
         rule(self.meta < self.pool <= self.end, "xattr_blkaddr")
+
+    def shares_blocks(self):
+        """Whether the statement says that blocks are shared [5.1]; what else it says is for the seal."""
+        offset, length = struct.unpack_from("<QQ", self.image.read(self.image.seal_block * BLOCK, 40), 24)
+        rule(length <= DOCUMENT_MAX, "length of the statement")
+        try:
+            return json.loads(self.image.read(offset, length))["options"].get("dedup") == "blocks"
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Broken(f"statement: {error}") from error
 
     def read(self, offset, length):
         rule(self.meta <= offset and offset + length <= self.end, f"{length} bytes at {offset}: outside the metadata")
@@ -239,10 +249,12 @@ class FileSystem:
             rule(i_u < 32 and 0 < size <= 1 << 40, what + "chunk format or size")
             chunk = BLOCK << i_u
             count = ceil(size, chunk)
-            rule(count <= 1 << 16 and (i_u == 0 or ceil(size, BLOCK) > 1 << 16 + i_u - 1), what + "size of chunks")
+            most = 1 << 22 if self.shares else 1 << 16
+            rule(count <= most and (i_u == 0 or ceil(size, BLOCK) > most << i_u - 1), what + "size of chunks")
             chunks = struct.unpack(f"<{count}I", self.read(body, 4 * count))
             end = body + 4 * count
-            rule(NONE in chunks, what + "no hole")
+            scattered = any(behind != block + 1 for block, behind in zip(chunks, chunks[1:]))
+            rule(NONE in chunks or (self.shares and i_u == 0 and scattered), what + "no hole")
             self.chunked = True
             for index, address in enumerate(chunks):
                 if address != NONE:
@@ -276,7 +288,10 @@ class FileSystem:
         blocks = ceil(length, BLOCK)
         rule(1 <= block and block + blocks <= self.image.meta_block, f"file data in block {block}")
         known = self.runs.setdefault(block, (blocks, whole))
-        rule(known == (blocks, whole), f"block {block} is shared in part")
+        if self.shares:
+            self.runs[block] = max(known[0], blocks), None
+        else:
+            rule(known == (blocks, whole), f"block {block} is shared in part")
         if self.image.cut is None and length % BLOCK:
             slack = self.image.read(block * BLOCK + length, -length % BLOCK)
             rule(not any(slack), f"slack of block {block + blocks - 1}")
@@ -410,8 +425,8 @@ class FileSystem:
             at = end
         block = 1
         for start, (blocks, _) in sorted(self.runs.items()):
-            rule(start == block, f"block {block} has no owner, or two")
-            block += blocks
+            rule(start == block or (self.shares and start < block), f"block {block} has no owner, or two")
+            block = max(block, start + blocks)
         rule(block == self.image.meta_block, f"block {block} has no owner")
 
 

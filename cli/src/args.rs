@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mkimg_mkfs::{Compression, Memory};
+use mkimg_mkfs::{Compression, Dedup, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
@@ -71,6 +71,7 @@ Examples:
   mkimg build oci:web:latest -o web.img
   mkimg build docker-archive:web.tar -o web.img --platform linux/arm64
   mkimg build oci:web:latest -o web.img --compress zstd
+  mkimg build dir:disks -o disks.img --dedup blocks
   mkimg build dir:rootfs -o rootfs.img --name rootfs --epoch 3
 
 The same source and options give the same bytes, whatever the machine and the number of threads.
@@ -88,6 +89,13 @@ pub(crate) struct BuildArgs {
     /// How file data is compressed: none, lz4, lz4hc, zstd or deflate; the last three with a level, as in zstd:19.
     #[arg(long, value_name = "ALGORITHM[:LEVEL]", default_value_t = Compression::None)]
     pub compress: Compression,
+    /// What is stored once: files that are equal as a whole, or also equal blocks of 4096 bytes, wherever they are in
+    /// files: files or blocks.
+    ///
+    /// Blocks are for uncompressed images with files that are nearly equal: versions of a file, disk images, models.
+    /// Blocks of zeros become holes.
+    #[arg(long, value_name = "WHAT", default_value_t = Dedup::Files)]
+    pub dedup: Dedup,
     /// Oldest kernel that must mount the image, from 5.4 on [default: 5.15, with zstd or deflate 6.12].
     ///
     /// Below 5.15 sparse files are written out; from 6.1 on equal files share compressed data; from 6.15 on

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use mkimg_format::Sha256;
-use mkimg_mkfs::{Built, Compression, Error, Memory, Options, Silent, build};
+use mkimg_mkfs::{Built, Compression, Dedup, Error, Memory, Options, Silent, build};
 use mkimg_oci::SourceSpec;
 
 use crate::scratch::{Folder, MemFile};
@@ -120,7 +120,7 @@ pub fn image_from(
 ) -> Result<(Built, Vec<u8>), Error> {
     let folder = Folder::new();
     let target = folder.path().join("image");
-    let options = Options { platform: None, name: None, epoch: 0, compression, min_kernel, threads, memory: Memory::MIN };
+    let options = Options { platform: None, name: None, epoch: 0, compression, dedup: Dedup::Files, min_kernel, threads, memory: Memory::MIN };
     let built = build(source, &target, &options, &Silent);
     assert_eq!(built.is_ok(), target.exists(), "an image is there when and only when it is complete");
     assert_eq!(files_in(folder.path()), usize::from(built.is_ok()), "a build leaves nothing behind");

@@ -5,13 +5,15 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use mkimg_format::Sha256;
+use mkimg_format::erofs::SHARED_BLOCKS_MAX;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
 use mkimg_oci::{Image, Kept, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
 use crate::compression::{Abilities, Compression};
-use crate::contents::Contents;
+use crate::contents::{CHUNKS_MAX, Contents};
+use crate::dedup::{CHUNKS_KERNEL, Dedup};
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
 use crate::flatten::{Flat, Flattener};
@@ -33,6 +35,8 @@ pub struct Options {
     pub epoch: u64,
     /// How file data is compressed.
     pub compression: Compression,
+    /// What is stored only once.
+    pub dedup: Dedup,
     /// Oldest kernel that must mount the image, as (major, minor); usually [`Compression::min_kernel`].
     pub min_kernel: (u32, u32),
     /// Threads for scanning and for writing. Never changes the result.
@@ -40,9 +44,6 @@ pub struct Options {
     /// What may be taken for data on its way. Never changes the result.
     pub memory: Memory,
 }
-
-/// First kernel with chunk-based files, which sparse files need to stay sparse.
-const CHUNKS_KERNEL: (u32, u32) = (5, 15);
 
 /// A finished image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,7 @@ pub fn build(
         let (compression, needed) = (options.compression, algorithm.min_kernel());
         return Err(Error::Kernel { compression, needed, asked: options.min_kernel });
     }
+    options.dedup.check(options.compression, options.min_kernel)?;
     let opened = Opened::open(source, options.platform.as_ref())?;
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
@@ -124,7 +126,7 @@ pub fn build(
             flat.waste.unlisted
         ));
     }
-    let statement = Statement {
+    let mut statement = Statement {
         format: VERSION,
         name: options.name.clone().or_else(|| reference.clone()),
         epoch: options.epoch,
@@ -141,6 +143,10 @@ pub fn build(
         ]),
         tool: concat!("mkimg ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
+    // Not named when it is as it always was: what such images are did not change.
+    if options.dedup != Dedup::Files {
+        statement.options.insert("dedup".to_owned(), options.dedup.to_string());
+    }
     let json = statement.to_json();
     if json.len() as u64 > DOCUMENT_MAX {
         let found = json.len() as u64;
@@ -151,12 +157,18 @@ pub fn build(
         manifest: manifest.map_or(&[], |document| &document.bytes),
         config: config.map_or(&[], |document| &document.bytes),
     };
-    let contents = Contents::gather(&flat, options.min_kernel >= CHUNKS_KERNEL);
+    let chunks_max = match options.dedup {
+        Dedup::Blocks => SHARED_BLOCKS_MAX,
+        Dedup::Files if options.min_kernel >= CHUNKS_KERNEL => CHUNKS_MAX,
+        Dedup::Files => 0,
+    };
+    let contents = Contents::gather(&flat, chunks_max);
     let emitter = Emitter {
         opened: &opened,
         flat: &flat,
         contents: &contents,
         compression: options.compression,
+        dedup: options.dedup,
         abilities: Abilities::of(options.min_kernel),
         documents: &documents,
         name: statement.name.as_deref(),

@@ -19,7 +19,7 @@ use crate::tree::{InodeId, Node};
 pub(crate) const NO_CONTENT: u32 = u32::MAX;
 
 /// Chunks that one map may have before larger chunks are used: bounds metadata of huge sparse files.
-const CHUNKS_MAX: u64 = 1 << 16;
+pub(crate) const CHUNKS_MAX: u64 = 1 << 16;
 
 /// One distinct content.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub(crate) enum Form {
     Indexed(Box<[u16]>),
     /// In pieces that take so many bytes each, with nothing between them and between contents.
     Encoded(Box<[u32]>),
+    /// In blocks that others may have as well: the address of each, or [`NULL_ADDR`] for zeros.
+    Mapped(Box<[u32]>),
     /// In the packed inode.
     Fragment,
     /// As it is, in blocks of its own but for its last bytes, which wait here: they stand behind its inode.
@@ -81,7 +83,7 @@ pub(crate) struct Packed {
 
 impl Stored {
     pub(crate) const fn is_compressed(&self) -> bool {
-        !matches!(self.form, Form::Plain | Form::Tail(_))
+        matches!(self.form, Form::Indexed(_) | Form::Encoded(_) | Form::Fragment)
     }
 
     /// Number of the first block.
@@ -109,8 +111,8 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// Finds the contents of a tree; with `holes`, sparse ones are to stay sparse.
-    pub(crate) fn gather(flat: &Flat, holes: bool) -> Self {
+    /// Finds the contents of a tree. Sparse ones stay sparse, in as many chunks as a map may have; with 0 they do not.
+    pub(crate) fn gather(flat: &Flat, chunks_max: u64) -> Self {
         // (layer, file, inode), sorted: the order in which the source has them.
         let mut files: Vec<(u32, u32, InodeId)> = breadth_first(flat)
             .into_iter()
@@ -136,8 +138,8 @@ impl Contents {
                 continue;
             }
             let xattrs = flat.tree.inode(id).attributes.xattrs != XattrSet::NONE;
-            let segments = data.segments().filter(|_| holes);
-            let chunks = segments.and_then(|segments| chunk_map(data.size, segments));
+            let segments = data.segments().filter(|_| chunks_max > 0);
+            let chunks = segments.and_then(|segments| chunk_map(data.size, segments, chunks_max));
             content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
             contents.push(Content { layer, file, size: data.size, chunks, several: false, xattrs });
         }
@@ -234,9 +236,9 @@ impl Chunks {
 }
 
 /// The chunk map of a sparse file; `None` when no whole chunk would be a hole.
-fn chunk_map(size: u64, segments: &[crate::tar::Segment]) -> Option<Chunks> {
+fn chunk_map(size: u64, segments: &[crate::tar::Segment], chunks_max: u64) -> Option<Chunks> {
     let blocks = blocks_for(size);
-    let bits = (0..31).find(|bits| blocks.div_ceil(1 << bits) <= CHUNKS_MAX)?;
+    let bits = (0..31).find(|bits| blocks.div_ceil(1 << bits) <= chunks_max)?;
     let chunk = BLOCK_SIZE << bits;
     let mut used = vec![false; usize::try_from(size.div_ceil(chunk)).ok()?];
     let mut at = 0;

@@ -14,6 +14,7 @@ use mkimg_oci::Kept;
 use crate::compression::{Abilities, Compression};
 use crate::contents::{Contents, Data};
 use crate::copy::Copier;
+use crate::dedup::{self, Dedup, Deduper};
 use crate::error::{Error, Result};
 use crate::flatten::Flat;
 use crate::fsverity::FsVerity;
@@ -33,6 +34,7 @@ pub(crate) struct Emitter<'a, 'c> {
     pub flat: &'a Flat,
     pub contents: &'c Contents,
     pub compression: Compression,
+    pub dedup: Dedup,
     /// What the oldest kernel can do with compressed data.
     pub abilities: Abilities,
     pub documents: &'a Documents<'a>,
@@ -57,9 +59,34 @@ impl DataSink for ImageWriter<'_> {
     }
 }
 
+/// Where contents get a place that is not known before.
+trait PlacingSink: DataSink {
+    /// The end of all contents: where each is, and their fs-verity digests.
+    fn finish(self) -> io::Result<(Data, Vec<Sha256>)>;
+}
+
 impl DataSink for Packer<'_, '_> {
     fn end_content(&mut self) -> io::Result<()> {
         Packer::end_content(self)
+    }
+}
+
+impl PlacingSink for Packer<'_, '_> {
+    fn finish(self) -> io::Result<(Data, Vec<Sha256>)> {
+        Packer::finish(self)
+    }
+}
+
+impl DataSink for Deduper<'_, '_> {
+    fn end_content(&mut self) -> io::Result<()> {
+        Deduper::end_content(self);
+        Ok(())
+    }
+}
+
+impl PlacingSink for Deduper<'_, '_> {
+    fn finish(self) -> io::Result<(Data, Vec<Sha256>)> {
+        Deduper::finish(self)
     }
 }
 
@@ -72,8 +99,8 @@ impl<'c> Emitter<'_, 'c> {
     /// Writes the image; returns the root hash and what was placed where.
     pub(crate) fn emit(&self) -> Result<(Sha256, Plan<'c>)> {
         let (root_hash, plan) = match self.compression {
-            Compression::None => self.emit_plain()?,
-            _ => self.emit_compressed()?,
+            Compression::None if self.dedup == Dedup::Files => self.emit_plain()?,
+            _ => self.emit_placed()?,
         };
         let header = &plan.header;
         let place = |block: &[u8; BLOCK_LEN], offset| {
@@ -120,31 +147,32 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Writes the contents, plans the rest behind them, and writes that, block 0 last.
-    fn emit_compressed(&self) -> Result<(Sha256, Plan<'c>)> {
+    fn emit_placed(&self) -> Result<(Sha256, Plan<'c>)> {
         let failed = |source| self.failed(source);
         self.progress.begin(Stage::Copy, self.contents.list.iter().map(|content| content.size).sum());
         std::thread::scope(|scope| {
             let thread = |source| Error::Thread { source };
-            let file = self.output.file();
-            let queue = |size: usize| self.memory.queue(self.threads, 2, size as u64);
+            let (file, contents, threads) = (self.output.file(), &self.contents.list, self.threads);
+            let queue = |size: usize| self.memory.queue(threads, 2, size as u64);
             let pending = queue(image_writer::BUFFER);
-            let mut image = ImageWriter::start(scope, file, None, self.threads, pending, |_: &Sha256| {})
-                .map_err(thread)?;
+            let mut image =
+                ImageWriter::start(scope, file, None, threads, pending, |_: &Sha256| {}).map_err(thread)?;
             image.write_all(&[0; BLOCK_LEN]).map_err(failed)?;
-            let contents = &self.contents.list;
-            let (threads, pending) = (self.threads, queue(packer::BATCH_MEMORY));
-            let mut packer = Packer::start(
-                scope,
-                &mut image,
-                contents,
-                self.compression,
-                self.abilities,
-                threads,
-                pending,
-            )
-            .map_err(thread)?;
-            self.copy_contents(&mut packer)?;
-            let (data, digests) = packer.finish().map_err(failed)?;
+            let (data, digests) = match self.dedup {
+                Dedup::Blocks => {
+                    let pending = queue(dedup::BATCH);
+                    self.copy_placed(Deduper::start(scope, &mut image, contents, threads, pending))?
+                }
+                Dedup::Files => self.copy_placed(Packer::start(
+                    scope,
+                    &mut image,
+                    contents,
+                    self.compression,
+                    self.abilities,
+                    threads,
+                    queue(packer::BATCH_MEMORY),
+                ))?,
+            };
             let plan = self.plan(data)?;
             self.output.reserve(plan.header.image_size())?;
             expect_position(&image, plan.header.meta_block, "metadata")?;
@@ -154,6 +182,13 @@ impl<'c> Emitter<'_, 'c> {
             image.place(&plan.header, &block0).map_err(failed)?;
             Ok((image.finish().map_err(failed)?, plan))
         })
+    }
+
+    /// Copies the contents to where they find a place.
+    fn copy_placed(&self, sink: io::Result<impl PlacingSink>) -> Result<(Data, Vec<Sha256>)> {
+        let mut sink = sink.map_err(|source| Error::Thread { source })?;
+        self.copy_contents(&mut sink)?;
+        sink.finish().map_err(|source| self.failed(source))
     }
 
     /// Plans what stands behind the contents.

@@ -80,6 +80,9 @@ pub enum Error {
         /// The oldest kernel that must mount the image.
         asked: (u32, u32),
     },
+    /// Sharing of blocks that does not go together with what else is asked for.
+    #[error("{0}")]
+    Dedup(String),
     /// More of something than an image can hold.
     #[error("{what}: {found}, at most {limit}")]
     Limit {

@@ -4,13 +4,10 @@
 //! buffer to its place; the hashes come back in order and grow the dm-verity tree. What is produced and where it
 //! goes never depends on how many workers there are.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use mkimg_format::header::Header;
@@ -18,16 +15,19 @@ use mkimg_format::merkle::{Builder, Sink, hash_block, hash_blocks};
 use mkimg_format::verity::{Level, levels};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
+use crate::ordered::Ordered;
+
 /// Bytes of one job: the blocks under one hash block.
 pub(crate) const BUFFER: usize = 128 * BLOCK_LEN;
 
-/// What a worker gives back: the buffer for reuse, and the hash of each of its blocks.
-type Done = io::Result<(Vec<u8>, Vec<Sha256>)>;
-
-struct Job {
+/// What a worker hashes and writes.
+struct Work {
     offset: u64,
     bytes: Vec<u8>,
-    reply: SyncSender<Done>,
+    /// The hash of each block; empty if they were known before.
+    hashes: Vec<Sha256>,
+    hashed: bool,
+    outcome: io::Result<()>,
 }
 
 /// The tree over what is written.
@@ -41,11 +41,11 @@ enum Tree {
 /// The writer. Implements [`Write`] for the protected area.
 pub(crate) struct ImageWriter<'f> {
     file: &'f File,
-    jobs: SyncSender<Job>,
-    pending: VecDeque<Receiver<Done>>,
-    pending_max: usize,
+    works: Ordered<Work>,
     spare: Vec<Vec<u8>>,
     buffer: Vec<u8>,
+    /// Whether the hashes of what is in it are known, and in the tree already.
+    hashed: bool,
     /// Offset of the first byte in `buffer`.
     offset: u64,
     tree: Tree,
@@ -54,7 +54,8 @@ pub(crate) struct ImageWriter<'f> {
 }
 
 impl<'f> ImageWriter<'f> {
-    /// Starts `threads` workers in `scope`, which may have `pending_max` buffers in hand. `leaves` is told the hash of every block, in order.
+    /// Starts `threads` workers in `scope`, which may have `pending_max` buffers in hand. `leaves` is told the hash of every
+    /// block, in order.
     ///
     /// Without a `header`, which tells the place of the tree, [`Self::place`] has to follow.
     pub(crate) fn start<'scope>(
@@ -65,20 +66,12 @@ impl<'f> ImageWriter<'f> {
         pending_max: usize,
         leaves: impl FnMut(&Sha256) + 'f,
     ) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..threads.get() {
-            let queue = Arc::clone(&queue);
-            // The workers end when the writer, and with it the sending end of the queue, is gone.
-            std::thread::Builder::new().spawn_scoped(scope, move || work(file, &queue))?;
-        }
         Ok(Self {
             file,
-            jobs,
-            pending: VecDeque::with_capacity(pending_max),
-            pending_max,
+            works: Ordered::start(scope, threads, pending_max, || Ok(|work: &mut Work| work.run(file)))?,
             spare: Vec::new(),
             buffer: Vec::with_capacity(BUFFER),
+            hashed: false,
             offset: 0,
             tree: header.map_or_else(|| Tree::Waiting(Vec::new()), Tree::growing),
             leaves: Box::new(leaves),
@@ -99,10 +92,31 @@ impl<'f> ImageWriter<'f> {
     /// Waits until every block so far is hashed and written. The position must be at a block boundary.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         self.submit()?;
-        while !self.pending.is_empty() {
-            self.collect()?;
+        while let Some(work) = self.works.take()? {
+            self.collect(work)?;
         }
         Ok(())
+    }
+
+    /// Appends a block whose hash is known. The position must be at a block boundary, and the place of the tree unknown.
+    pub(crate) fn write_hashed(&mut self, block: &[u8; BLOCK_LEN], hash: &Sha256) -> io::Result<()> {
+        if !self.hashed {
+            self.drain()?;
+            self.hashed = true;
+        }
+        if self.buffer.len() == BUFFER {
+            self.submit()?;
+        }
+        self.buffer.extend_from_slice(block);
+        self.grow(std::slice::from_ref(hash))
+    }
+
+    /// The hashes of all blocks up to the last that came with its own, as long as the place of the tree is unknown.
+    pub(crate) fn leaves(&self) -> &[Sha256] {
+        match &self.tree {
+            Tree::Waiting(leaves) => leaves,
+            Tree::Growing { .. } => &[],
+        }
     }
 
     /// Writes block 0, now that it is known where everything is, over what was written as such; and lets the tree grow.
@@ -149,29 +163,24 @@ impl<'f> ImageWriter<'f> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if self.pending.len() >= self.pending_max {
-            self.collect()?;
-        }
         let mut next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER));
         next.clear();
         let bytes = std::mem::replace(&mut self.buffer, next);
-        let length = bytes.len() as u64;
-        let (reply, done) = mpsc::sync_channel(1);
-        let job = Job { offset: self.offset, bytes, reply };
-        self.jobs.send(job).map_err(|_| io::Error::other("the writing threads have stopped"))?;
-        self.pending.push_back(done);
+        let (offset, length) = (self.offset, bytes.len() as u64);
+        let work = Work { offset, bytes, hashes: Vec::new(), hashed: self.hashed, outcome: Ok(()) };
         self.offset += length;
-        Ok(())
+        match self.works.give(work)? {
+            Some(oldest) => self.collect(oldest),
+            None => Ok(()),
+        }
     }
 
-    /// Takes the hashes of the oldest buffer into the tree.
-    fn collect(&mut self) -> io::Result<()> {
-        let Some(done) = self.pending.pop_front() else { return Ok(()) };
-        let (buffer, hashes) =
-            done.recv().map_err(|_| io::Error::other("a writing thread has stopped"))??;
-        self.spare.push(buffer);
-        hashes.iter().for_each(|leaf| (self.leaves)(leaf));
-        self.grow(&hashes)
+    /// Takes the hashes of a buffer into the tree.
+    fn collect(&mut self, work: Work) -> io::Result<()> {
+        work.outcome?;
+        self.spare.push(work.bytes);
+        work.hashes.iter().for_each(|leaf| (self.leaves)(leaf));
+        self.grow(&work.hashes)
     }
 }
 
@@ -183,8 +192,9 @@ impl Tree {
 
 impl Write for ImageWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.buffer.len() == BUFFER {
+        if self.buffer.len() == BUFFER || self.hashed {
             self.submit()?;
+            self.hashed = false;
         }
         let count = bytes.len().min(BUFFER - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..count]);
@@ -196,16 +206,13 @@ impl Write for ImageWriter<'_> {
     }
 }
 
-/// Hashes and writes buffers until there are no more.
-fn work(file: &File, queue: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { offset, bytes, reply }) = job else { return };
-        let mut hashes = vec![[0; 32]; bytes.len() / BLOCK_LEN];
-        hash_blocks(&bytes, &mut hashes);
-        let done = file.write_all_at(&bytes, offset).map(|()| (bytes, hashes));
-        // Nobody waits any more after an error.
-        let _ = reply.send(done);
+impl Work {
+    fn run(&mut self, file: &File) {
+        if !self.hashed {
+            self.hashes = vec![[0; 32]; self.bytes.len() / BLOCK_LEN];
+            hash_blocks(&self.bytes, &mut self.hashes);
+        }
+        self.outcome = file.write_all_at(&self.bytes, self.offset);
     }
 }
 

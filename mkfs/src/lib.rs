@@ -7,8 +7,8 @@
 //! (tar)    (tree)      (layout)  (what stands where)                (hash and write)
 //! ```
 //!
-//! When file data is compressed, only writing it tells where it ends: then it goes through `packer` to its place, and
-//! the rest is planned behind it.
+//! When file data is compressed, or equal blocks of it are stored once, only writing it tells where it ends: then it
+//! goes through `packer` or `dedup` to its place, and the rest is planned behind it.
 //!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
@@ -21,6 +21,7 @@ mod build;
 mod compression;
 mod contents;
 mod copy;
+mod dedup;
 mod emit;
 mod entry;
 mod error;
@@ -28,8 +29,10 @@ mod flatten;
 mod fsverity;
 mod host_dir;
 mod image_writer;
+mod known_blocks;
 mod memory;
 mod metadata;
+mod ordered;
 mod output;
 mod packer;
 mod path;
@@ -45,6 +48,7 @@ mod xattrs;
 
 pub use build::{Built, Options, build};
 pub use compression::Compression;
+pub use dedup::Dedup;
 pub use error::{Error, Problem, Result};
 pub use memory::{Memory, MemoryError};
 pub use output::Output;

@@ -95,11 +95,15 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             let size = target.len() as u64;
             (flat_layout, size, start_of(size))
         }
+        (Node::File(_), Some((content, Stored { form: Form::Mapped(_), .. }))) => {
+            // Chunks of one block.
+            (LAYOUT_CHUNK_BASED, content.size, 0)
+        }
         (Node::File(_), Some((content, stored))) => match &content.chunks {
             Some(chunks) => (LAYOUT_CHUNK_BASED, content.size, chunks.bits & u32::from(CHUNK_BITS_MASK)),
             None if content.size == 0 => (LAYOUT_FLAT_PLAIN, 0, NULL_ADDR),
             None => match &stored.form {
-                Form::Plain => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
+                Form::Plain | Form::Mapped(_) => (LAYOUT_FLAT_PLAIN, content.size, stored.block()),
                 Form::Tail(_) if content.size < BLOCK_SIZE => (LAYOUT_FLAT_INLINE, content.size, NULL_ADDR),
                 Form::Tail(_) => (LAYOUT_FLAT_INLINE, content.size, stored.block()),
                 Form::Indexed(blocks) => {
@@ -163,6 +167,9 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
             let whole = target.len() - target.len() % 4096;
             out.write_all(&target[whole..])
         }
+        (Node::File(_), Some((_, Stored { form: Form::Mapped(map), .. }))) => {
+            map.iter().try_for_each(|block| out.write_all(&block.to_le_bytes()))
+        }
         (Node::File(_), Some((content, stored))) => {
             if let Some(chunks) = &content.chunks {
                 return write_chunks(chunks, stored, out);
@@ -183,7 +190,7 @@ fn write_inode(flat: &Flat, plan: &Plan<'_>, placed: &Placed, out: &mut impl Wri
                 (start, length)
             };
             match &stored.form {
-                Form::Plain | Form::Tail(_) => Ok(()),
+                Form::Plain | Form::Mapped(_) | Form::Tail(_) => Ok(()),
                 Form::Indexed(blocks) => {
                     let pieces = blocks.iter().map(|blocks| place(u64::from(*blocks) * BLOCK_SIZE));
                     write_indexes(content.size, pieces, algorithm, out)

@@ -7,11 +7,8 @@
 //! Small contents gather in the packed inode, where the kernel can read it. How long that will be is known before, so a
 //! piece of it goes out as soon as there is enough for one, and stands between the contents that come in meanwhile.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use mkimg_format::erofs::pieces::{PIECE_LEN_MAX, compressed_blocks_max, encoded_len_max, piece_len};
@@ -22,6 +19,7 @@ use crate::compression::{Abilities, Compression, Encoder};
 use crate::contents::{Content, Data, Form, Packed, Stored};
 use crate::fsverity::FsVerity;
 use crate::image_writer::ImageWriter;
+use crate::ordered::Ordered;
 
 /// Plain bytes after which a batch goes out: those of two pieces.
 const BATCH: usize = 512 << 10;
@@ -78,19 +76,12 @@ struct Batch {
     leaves: Vec<Sha256>,
 }
 
-struct Job {
-    batch: Batch,
-    reply: SyncSender<Batch>,
-}
-
 /// Takes contents in layout order and writes them to the image.
 pub(crate) struct Packer<'a, 'f> {
     image: &'a mut ImageWriter<'f>,
     contents: &'a [Content],
     abilities: Abilities,
-    jobs: SyncSender<Job>,
-    pending: VecDeque<Receiver<Batch>>,
-    pending_max: usize,
+    batches: Ordered<Batch>,
     spare: Vec<Batch>,
     batch: Batch,
     /// Where the open piece starts in the batch.
@@ -125,21 +116,15 @@ impl<'a, 'f> Packer<'a, 'f> {
         threads: NonZeroUsize,
         pending_max: usize,
     ) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::sync_channel::<Job>(pending_max);
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..threads.get() {
-            let queue = Arc::clone(&queue);
-            let encoder = compression.encoder()?;
-            // The workers end when the packer, and with it the sending end of the queue, is gone.
-            std::thread::Builder::new().spawn_scoped(scope, move || work(encoder, &queue))?;
-        }
+        let batches = Ordered::start(scope, threads, pending_max, || {
+            let (mut encoder, mut room) = (compression.encoder()?, Vec::new());
+            Ok(move |batch: &mut Batch| batch.pack(&mut encoder, &mut room))
+        })?;
         let mut itself = Self {
             image,
             contents,
             abilities,
-            jobs,
-            pending: VecDeque::with_capacity(pending_max),
-            pending_max,
+            batches,
             spare: Vec::new(),
             batch: Batch::default(),
             open: 0,
@@ -173,8 +158,8 @@ impl<'a, 'f> Packer<'a, 'f> {
     /// Waits for the last pieces; what became of each content, and their fs-verity digests.
     pub(crate) fn finish(mut self) -> io::Result<(Data, Vec<Sha256>)> {
         self.submit()?;
-        while !self.pending.is_empty() {
-            self.collect()?;
+        while let Some(batch) = self.batches.take()? {
+            self.collect(batch)?;
         }
         self.store_empty();
         self.image.pad()?;
@@ -246,23 +231,17 @@ impl<'a, 'f> Packer<'a, 'f> {
         if self.batch.pieces.is_empty() {
             return Ok(());
         }
-        if self.pending.len() >= self.pending_max {
-            self.collect()?;
-        }
         let next = self.spare.pop().unwrap_or_default();
         let batch = std::mem::replace(&mut self.batch, next);
-        let (reply, done) = mpsc::sync_channel(1);
-        let sent = self.jobs.send(Job { batch, reply });
-        sent.map_err(|_| io::Error::other("the compressing threads have stopped"))?;
-        self.pending.push_back(done);
         self.open = 0;
-        Ok(())
+        match self.batches.give(batch)? {
+            Some(oldest) => self.collect(oldest),
+            None => Ok(()),
+        }
     }
 
-    /// Places the pieces of the oldest batch.
-    fn collect(&mut self) -> io::Result<()> {
-        let Some(done) = self.pending.pop_front() else { return Ok(()) };
-        let mut batch = done.recv().map_err(|_| io::Error::other("a compressing thread has stopped"))?;
+    /// Places the pieces of a batch.
+    fn collect(&mut self, mut batch: Batch) -> io::Result<()> {
         batch.leaves.iter().for_each(|leaf| self.fsverity.push(leaf));
         let mut rest = &*batch.packed;
         for (piece, length) in batch.pieces.iter().zip(&batch.lengths) {
@@ -371,39 +350,34 @@ impl Write for Packer<'_, '_> {
     }
 }
 
-/// Compresses and hashes batches until there are no more.
-fn work(mut encoder: Encoder, queue: &Mutex<Receiver<Job>>) {
-    let mut room = Vec::new();
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { mut batch, reply }) = job else { return };
-        batch.leaves.resize(batch.plain.len() / BLOCK_LEN, [0; 32]);
-        hash_blocks(&batch.plain, &mut batch.leaves);
-        let (mut contents, mut small) = (&*batch.plain, &*batch.small);
-        for piece in &batch.pieces {
+impl Batch {
+    /// Compresses its pieces, and hashes its contents. `room` is kept for the next batch.
+    fn pack(&mut self, encoder: &mut Encoder, room: &mut Vec<u8>) {
+        self.leaves.resize(self.plain.len() / BLOCK_LEN, [0; 32]);
+        hash_blocks(&self.plain, &mut self.leaves);
+        let (mut contents, mut small) = (&*self.plain, &*self.small);
+        for piece in &self.pieces {
             let plain = match piece.of {
                 Owner::Packed => take(&mut small, piece.length),
                 Owner::Content { .. } => take(&mut contents, piece.length.next_multiple_of(BLOCK_LEN)),
             };
             let plain = &plain[..piece.length];
-            let before = batch.packed.len();
-            let stream = pack(&mut encoder, piece, plain, &mut room);
+            let before = self.packed.len();
+            let stream = pack(encoder, piece, plain, room);
             let blocks = matches!(piece.form, PieceForm::Plain | PieceForm::Blocks);
             let stored = if piece.form == PieceForm::Fragment { &[] } else { stream.unwrap_or(plain) };
             let padding = if blocks { stored.len().next_multiple_of(BLOCK_LEN) - stored.len() } else { 0 };
             // In blocks, a stream stands at their end, and what stays as it is at their beginning.
             if stream.is_some() {
-                batch.packed.resize(before + padding, 0);
+                self.packed.resize(before + padding, 0);
             }
-            batch.packed.extend_from_slice(stored);
+            self.packed.extend_from_slice(stored);
             if stream.is_none() {
-                batch.packed.resize(batch.packed.len() + padding, 0);
+                self.packed.resize(self.packed.len() + padding, 0);
             }
             // No longer than a piece.
-            batch.lengths.push(u32::try_from(batch.packed.len() - before).unwrap_or(u32::MAX));
+            self.lengths.push(u32::try_from(self.packed.len() - before).unwrap_or(u32::MAX));
         }
-        // Nobody waits any more after an error.
-        let _ = reply.send(batch);
     }
 }
 

@@ -84,9 +84,11 @@ impl<'a> Plan<'a> {
         let Data { stored, packed, end: meta_block } = data;
         let order = breadth_first(flat);
         let compressed = || contents.list.iter().zip(&stored).filter(|(_, stored)| stored.is_compressed());
-        let tails = stored.iter().any(|stored| matches!(stored.form, Form::Tail(_)));
+        let any = |form: fn(&Form) -> bool| stored.iter().any(|stored| form(&stored.form));
+        let tails = any(|form| matches!(form, Form::Tail(_)));
+        let mapped = any(|form| matches!(form, Form::Mapped(_)));
         let features = Features {
-            chunked: contents.list.iter().any(|content| content.chunks.is_some()),
+            chunked: mapped || contents.list.iter().any(|content| content.chunks.is_some()),
             // Where there are tails it says that there may be.
             algorithm: algorithm.filter(|_| tails || compressed().next().is_some()),
             shared: packed.is_some() || compressed().any(|(content, _)| content.several),
@@ -264,6 +266,8 @@ impl Placer {
         let inline = tail > 0 && head + tail <= BLOCK_SIZE;
         let unit = if inline {
             head + tail
+        } else if let Some(Form::Mapped(map)) = stored.map(|stored| &stored.form) {
+            head + map.len() as u64 * 4
         } else if let Some(chunks) = data.and_then(|data| data.chunks.as_ref()) {
             head + chunks.map.len() as u64 * 4
         } else {

@@ -14,7 +14,7 @@ use layers::{
     Blob, Layer, dir, fifo, file, generate, hardlink, layout_files, model, options, scratch, sha256, symlink,
     tar_of, write_layout,
 };
-use mkimg_mkfs::{Compression, Options, Silent};
+use mkimg_mkfs::{Compression, Dedup, Options, Silent};
 use mkimg_oci::SourceSpec;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -24,6 +24,7 @@ const SOURCE: &str = "MKIMG_TEST_SOURCE";
 const TARGET: &str = "MKIMG_TEST_TARGET";
 const THREADS: &str = "MKIMG_TEST_THREADS";
 const COMPRESSION: &str = "MKIMG_TEST_COMPRESSION";
+const DEDUP: &str = "MKIMG_TEST_DEDUP";
 
 /// Does nothing, unless a test below starts this program again to have one build done.
 #[test]
@@ -33,7 +34,9 @@ fn child_that_builds() {
     let target = PathBuf::from(std::env::var(TARGET).unwrap());
     let source = SourceSpec::parse(source.as_ref()).unwrap();
     let compression = std::env::var(COMPRESSION).map_or(Compression::None, |text| text.parse().unwrap());
-    mkimg_mkfs::build(&source, &target, &compressed(threads, compression), &Silent).unwrap();
+    let dedup = std::env::var(DEDUP).map_or(Dedup::Files, |text| text.parse().unwrap());
+    let options = Options { dedup, ..compressed(threads, compression) };
+    mkimg_mkfs::build(&source, &target, &options, &Silent).unwrap();
 }
 
 fn compressed(threads: usize, compression: Compression) -> Options {
@@ -208,21 +211,27 @@ fn packing_changes_the_statement_and_nothing_else() {
 }
 
 #[test]
-fn compressed_images_are_the_same_with_any_number_of_threads() {
+fn images_of_every_form_are_the_same_with_any_number_of_threads() {
     let dir = scratch();
     let layout = dir.path().join("layout");
     write_layout(&layout, &blobs());
     let source = format!("oci:{}", layout.display());
     let target = dir.path().join("image");
-    for compression in ["lz4", "lz4hc:4", "deflate", "zstd"] {
+    for (option, value) in [
+        (COMPRESSION, "lz4"),
+        (COMPRESSION, "lz4hc:4"),
+        (COMPRESSION, "deflate"),
+        (COMPRESSION, "zstd"),
+        (DEDUP, "blocks"),
+    ] {
         let build = |threads| {
             build_in_child(&source, &target, threads, |command| {
-                command.env(COMPRESSION, compression);
+                command.env(option, value);
             })
         };
         let first = build(1);
         for threads in [1, 2, 3, 8, 64] {
-            assert!(build(threads) == first, "{compression} on {threads} threads");
+            assert!(build(threads) == first, "{value} on {threads} threads");
         }
     }
 }
@@ -236,17 +245,21 @@ fn random_layers_are_the_same_with_any_number_of_threads() {
         let dir = scratch();
         let layout = dir.path().join("layout");
         layers::write_layers(&layout, &layers);
-        for compression in [Compression::None, Compression::Zstd(3)] {
+        for (compression, dedup) in [
+            (Compression::None, Dedup::Files),
+            (Compression::None, Dedup::Blocks),
+            (Compression::Zstd(3), Dedup::Files),
+        ] {
             let images: Vec<_> = [1, 2, 7]
                 .into_iter()
                 .map(|threads| {
                     let target = dir.path().join("image");
-                    let options = compressed(threads, compression);
+                    let options = Options { dedup, ..compressed(threads, compression) };
                     mkimg_mkfs::build(&layers::oci_dir(&layout), &target, &options, &Silent).unwrap();
                     std::fs::read(target).unwrap()
                 })
                 .collect();
-            assert!(images[0] == images[1] && images[1] == images[2], "{compression} {layers:#?}");
+            assert!(images[0] == images[1] && images[1] == images[2], "{compression} {dedup} {layers:#?}");
         }
     }
 }

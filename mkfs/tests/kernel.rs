@@ -19,7 +19,7 @@ use layers::{
     scratch, symlink,
 };
 use mkimg_format::erofs::FileSystem;
-use mkimg_mkfs::{Compression, Options, Silent};
+use mkimg_mkfs::{Compression, Dedup, Options, Silent};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use rustix::io::Errno;
@@ -213,10 +213,12 @@ fn round_trip(layers: &[Layer], expected: Listing) {
     let shown = as_shown(expected);
     let mount = Mount::new(&image, &scratch.path().join("mnt"));
     assert_same(&shown, &read_mount(&mount.0));
-    for (number, compression) in ["lz4", "zstd", "deflate"].into_iter().enumerate() {
-        let image = scratch.path().join(compression);
-        let compression: Compression = compression.parse().unwrap();
-        let options = Options { compression, min_kernel: compression.min_kernel(), ..layers::options(2) };
+    for (number, way) in ["lz4", "zstd", "deflate", "none"].into_iter().enumerate() {
+        let image = scratch.path().join(way);
+        let compression: Compression = way.parse().unwrap();
+        let dedup = if way == "none" { Dedup::Blocks } else { Dedup::Files };
+        let min_kernel = compression.min_kernel();
+        let options = Options { compression, dedup, min_kernel, ..layers::options(2) };
         let source = layers::oci_dir(&scratch.path().join("layout"));
         mkimg_mkfs::build(&source, &image, &options, &Silent).unwrap();
         let mount = Mount::new(&image, &scratch.path().join(format!("mnt-{number}")));

@@ -8,7 +8,7 @@ use std::path::Path;
 use mkimg_format::BLOCK_SIZE;
 use mkimg_format::detached::Sealed;
 use mkimg_format::header::Header;
-use mkimg_mkfs::{Compression, Memory, Silent, build};
+use mkimg_mkfs::{Compression, Dedup, Memory, Silent, build};
 use mkimg_oci::SourceSpec;
 use mkimg_report::kinds::Kind;
 use mkimg_report::{Options, Report, html, survey};
@@ -41,6 +41,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         name: Some("sample".to_owned()),
         epoch: 0,
         compression: Compression::None,
+        dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,

@@ -24,7 +24,9 @@ fn every_layer_case_passes() {
     }
     // The suite knows one program with one way to build.
     let program = dir.path().join("mkimg");
-    for options in ["none", "lz4", "lz4hc:3", "deflate:1", "zstd", "zstd --min-kernel 6.15"] {
+    for options in
+        ["none", "none --dedup blocks", "lz4", "lz4hc:3", "deflate:1", "zstd", "zstd --min-kernel 6.15"]
+    {
         let mkimg = mkimg_path();
         let mkimg = mkimg.display();
         let script = format!(

@@ -217,8 +217,8 @@ fn views(subject: &Subject) {
     unpacked.assert_same(&extracted, "umoci unpack (left) and mkimg extract (right)");
 }
 
-/// Every compression against the uncompressed image: the kernel, `mkimg extract`, `verify`, and what a flipped bit
-/// of compressed data is said to be.
+/// Every compression, and shared blocks, against the plain image: the kernel, `mkimg extract`, `verify`, and what a flipped bit
+/// of data is said to be.
 fn compressions(subject: &Subject) {
     let _one_at_a_time = Exclusive::take();
     let dir = scratch();
@@ -227,7 +227,8 @@ fn compressions(subject: &Subject) {
     let _ = mkimg(args!["extract", subject.image, extracted]).ok();
     let wanted = Listing::of(&extracted);
     for options in [
-        &["--compress", "lz4"][..],
+        &["--dedup", "blocks"][..],
+        &["--compress", "lz4"],
         &["--compress", "lz4", "--min-kernel", "6.1"],
         &["--compress", "lz4hc:3"],
         &["--compress", "deflate:1"],

@@ -25,9 +25,15 @@ fn spec_reader(options: &[&str], image: &Path) -> command::Run {
 
 /// Builds `source` and compares both readers line for line, on the image and on its detached seal.
 fn readers_agree(name: &str, source: &str) {
+    for dedup in ["files", "blocks"] {
+        readers_agree_on(&format!("{name}, equal {dedup} once"), source, dedup);
+    }
+}
+
+fn readers_agree_on(name: &str, source: &str, dedup: &str) {
     let dir = scratch();
     let (image, seal) = (dir.path().join("image.mkimg"), dir.path().join("image.seal"));
-    let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).ok();
+    let _ = mkimg(args!["build", source, "--dedup", dedup, "-o", image]).ok();
     let _ = mkimg(args!["seal", image, "-o", seal]).ok();
     let _ = mkimg(args!["verify", image]).ok();
     let inspection = mkimg(args!["inspect", "--json", image]).ok().json();

@@ -4,8 +4,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args as _;
+use clap::error::ErrorKind;
 use mkimg_format::hex;
-use mkimg_mkfs::{Built, Memory, Options};
+use mkimg_mkfs::{Built, Error, Memory, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         name: args.name.clone(),
         epoch: args.epoch,
         compression: args.compress,
+        dedup: args.dedup,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
         threads: super::threads(args.threads),
         memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
@@ -45,7 +48,14 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);
     bar.clear();
-    let built = built?;
+    let built = match built {
+        // Options that do not go together: wrong usage, as what the parser of arguments finds.
+        Err(Error::Dedup(problem)) => {
+            let command = clap::Command::new("mkimg build");
+            BuildArgs::augment_args(command).error(ErrorKind::ArgumentConflict, problem).exit();
+        }
+        built => built?,
+    };
     for warning in &built.warnings {
         eprintln!("mkimg: warning: {warning}");
     }

@@ -10,7 +10,7 @@ use mkimg_extract::{Error, Options, Summary, extract, sealed};
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
-use mkimg_mkfs::{Compression, Memory, Silent, build};
+use mkimg_mkfs::{Compression, Dedup, Memory, Silent, build};
 use mkimg_oci::SourceSpec;
 use tempfile::TempDir;
 
@@ -21,6 +21,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         name: None,
         epoch: 0,
         compression: Compression::None,
+        dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,

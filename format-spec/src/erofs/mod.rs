@@ -53,3 +53,5 @@ pub const SPARSE_MAX: u64 = 1 << 40;
 /// Inodes stand in a given order, and none goes over the end of a block with its tail: longer ones waste as much there as
 /// in a block of their own.
 pub const TAIL_MAX: u64 = 2560;
+/// Blocks of a file that may share each of them with others, where an image does that: 16 GiB, and a map of 16 MiB.
+pub const SHARED_BLOCKS_MAX: u64 = 1 << 22;

@@ -42,6 +42,11 @@ impl Lint<'_> {
             self.check_sharing(fs);
             return Ok(());
         }
+        if self.dedup {
+            self.check_shared_data(fs)?;
+            self.check_sharing(fs);
+            return Ok(());
+        }
         let end = self.space.start / BLOCK_SIZE;
         let mut unowned = None;
         let mut first = 1;
@@ -102,7 +107,7 @@ impl Lint<'_> {
         }
     }
 
-    fn report_unowned(&mut self, start: u64, end: u64) {
+    pub(super) fn report_unowned(&mut self, start: u64, end: u64) {
         let length = end.saturating_sub(start).saturating_mul(BLOCK_SIZE);
         let problem = format!("{length} bytes of the data area belong to no file");
         self.out.add(Part::Slack, start.saturating_mul(BLOCK_SIZE), About::Nothing, problem);
@@ -187,7 +192,10 @@ impl Lint<'_> {
 }
 
 /// Whether a file has the same content in the same blocks as the one that `owner` is.
-pub(super) fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<bool> {
+///
+/// # Errors
+/// [`Error::Io`]; and what is wrong with a map.
+pub fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid) -> Result<bool> {
     if owner == inode.nid {
         return Ok(false);
     }
@@ -199,6 +207,9 @@ pub(super) fn is_twin<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode, owner: Nid)
     let (a, b) = (inode.layout, owner.layout);
     match (a, b) {
         (Layout::Plain { .. }, Layout::Plain { .. }) => Ok(a == b && inode.size == owner.size),
+        (Layout::Fragment { offset, .. }, Layout::Fragment { offset: other, .. }) => {
+            Ok(offset == other && inode.size == owner.size)
+        }
         (
             Layout::Chunked { chunk_bits, indexes, map },
             Layout::Chunked { chunk_bits: bits, indexes: other_indexes, map: other },

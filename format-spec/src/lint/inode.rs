@@ -7,8 +7,8 @@ use super::findings::About;
 use super::space::Place;
 use crate::erofs::pieces::PIECE_LEN;
 use crate::erofs::raw::{LAYOUT_FLAT_PLAIN, RawCompactInode};
-use crate::erofs::{FileSystem, FileType, Inode, Layout, TAIL_MAX};
-use crate::{BLOCK_SIZE, Part, ReadAt, Result};
+use crate::erofs::{FileSystem, FileType, Inode, Layout, SHARED_BLOCKS_MAX, TAIL_MAX};
+use crate::{BLOCK_SIZE, Part, ReadAt, Result, blocks_for};
 
 impl Lint<'_> {
     /// Checks an inode and everything that belongs to it alone.
@@ -151,7 +151,13 @@ impl Lint<'_> {
             let Some(extent) = self.out.take(extent, about)? else { return Ok(()) };
             holes |= extent.physical.is_none();
         }
-        if !holes {
+        if self.dedup
+            && let Some(problem) = Self::shared_form(fs, inode)
+        {
+            self.out.add(Part::ChunkMap, inode.offset, about, problem);
+        }
+        let may_be_whole = self.dedup && blocks_for(inode.size) <= SHARED_BLOCKS_MAX;
+        if !holes && !may_be_whole {
             self.out.add(Part::ChunkMap, inode.offset, about, "chunk-based file without a hole");
         }
         Ok(())

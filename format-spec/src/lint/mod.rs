@@ -18,6 +18,7 @@
 //! | `xattr` | bodies and the shared pool: no duplicates, no unused entry, no gap |
 //! | `space` | the place of every inode and of every body; overlaps and gaps; slack is zero |
 //! | `data` | every data block has an owner; what is shared is shared whole; slack is zero |
+//! | `shared` | as `data`, where files share single blocks, which the statement in the seal says |
 //!
 //! Not checked here: that equal content is stored once (it would take hashing all data; a builder is tested for
 //! it), and the seal, the tree and the trailer, which have checks of their own.
@@ -33,6 +34,7 @@
 //! |---|---|---|
 //! | first owner of a data block | 16 GiB of file data | 20 MiB |
 //! | place of a content, where they are packed | 1,048,576 of them | 24 MiB |
+//! | what files have of a block, where they share such | 8 GiB of file data | 12 MiB |
 //! | names of an inode that has several | 1,048,576 such inodes | 12 MiB |
 //! | which shared xattrs are used | 512 MiB of them | 16 MiB |
 //! | findings | 1000 of each part | 4 MiB of paths, which one walk looks up in the end |
@@ -52,6 +54,7 @@ mod inode;
 mod links;
 mod packed;
 mod pieces;
+mod shared;
 mod space;
 mod tree;
 mod xattr;
@@ -59,8 +62,10 @@ mod xattr;
 use crate::erofs::FileSystem;
 use crate::erofs::raw::{INCOMPAT_48BIT, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, RawSuperblock};
 use crate::header::Header;
+use crate::seal::Seal;
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
 
+pub use data::is_twin;
 use findings::{About, Findings};
 use space::Space;
 use tree::Census;
@@ -87,6 +92,8 @@ struct Lint<'a> {
     pool: Pool,
     /// Whether files share compressed blocks.
     shared: bool,
+    /// Whether files may share single blocks.
+    dedup: bool,
     /// Bytes of units that may still be examined.
     units_left: u64,
     /// Bytes of directories in which `..` may still be looked up.
@@ -124,6 +131,7 @@ pub fn lint<R: ReadAt>(image: &R, header: &Header, report: &mut dyn FnMut(Findin
         space: Space::new(start, end),
         pool: Pool::new(pool_start, end),
         shared: false,
+        dedup: shares_blocks(image, header)?,
         units_left: area,
         met_left: area,
         dirs_left: area,
@@ -165,6 +173,15 @@ impl Lint<'_> {
             };
             self.out.add(Part::Superblock, block0::at(0x50), About::Nothing, problem);
         }
+    }
+}
+
+/// Whether the seal says that files share single blocks. What is wrong with a seal is for others to report.
+fn shares_blocks<R: ReadAt>(image: &R, header: &Header) -> Result<bool> {
+    match Seal::open(image, header).and_then(|seal| seal.statement()) {
+        Ok(statement) => Ok(statement.shares_blocks()),
+        Err(error @ Error::Io { .. }) => Err(error),
+        Err(_) => Ok(false),
     }
 }
 

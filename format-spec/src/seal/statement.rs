@@ -72,6 +72,12 @@ impl Statement {
         serde_json::to_value(self).map(|value| value.to_string().into_bytes()).unwrap_or_default()
     }
 
+    /// Whether files of the image may share single blocks: option `dedup` is `blocks`.
+    #[must_use]
+    pub fn shares_blocks(&self) -> bool {
+        self.options.get("dedup").is_some_and(|what| what == "blocks")
+    }
+
     /// Reads the stored form and insists on it being canonical.
     ///
     /// # Errors

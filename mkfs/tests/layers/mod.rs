@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use mkimg_mkfs::{Built, Compression, Error, Memory, Options, Silent};
+use mkimg_mkfs::{Built, Compression, Dedup, Error, Memory, Options, Silent};
 use mkimg_oci::SourceSpec;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -309,6 +309,7 @@ pub fn options(threads: usize) -> Options {
         name: None,
         epoch: 0,
         compression,
+        dedup: Dedup::Files,
         min_kernel: compression.min_kernel(),
         threads,
         memory: Memory::suits(compression),

@@ -13,6 +13,7 @@ use std::num::NonZeroU64;
 
 use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Layout, Nid};
 use mkimg_format::fsverity::{Batch, Digester, zero_leaf};
+use mkimg_format::lint::is_twin;
 use mkimg_format::merkle::{hash_block, hash_blocks};
 use mkimg_format::seal::{InodeRecord, NONE, Records, Seal, Section, Statement};
 use mkimg_format::verity::Level;
@@ -263,8 +264,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
 
     /// One file of each content against the record of that. `whole` says that all files are known.
     ///
-    /// Files in the same place have the same content, or the linter reports it: where it starts says whether a file has
-    /// been checked.
+    /// Of files in the same place one is enough: each content has the file that was checked for it first.
     fn contents(&self, whole: bool, faults: &mut Faults, findings: &mut Findings) {
         let contents = self.seal.contents().len();
         let mut unused = None;
@@ -284,11 +284,13 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                 if inode.file_type != FileType::File {
                     continue;
                 }
-                let found = self.first_byte(&inode).and_then(|start| {
-                    if *checked == Some(start) {
+                let twin = checked.map_or(Ok(false), |first| is_twin(self.fs, &inode, Nid(first.get())));
+                let found = twin.and_then(|twin| {
+                    if twin {
                         return Ok(None);
                     }
-                    checked.get_or_insert(start);
+                    // No file is inode 0.
+                    *checked = checked.or(NonZeroU64::new(inode.nid.0));
                     self.check_content(&inode, content, &mut leaves, &mut batch)
                 });
                 match found {
@@ -307,20 +309,6 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         if let Some(unused) = unused.filter(|_| whole) {
             self.fault(Section::Contents, format!("content {unused} belongs to no file"), findings);
         }
-    }
-
-    /// Where the content of a file starts in the image, plus one; 1 if there is none. Places in the packed inode have
-    /// the highest bit set.
-    fn first_byte(&self, inode: &Inode) -> Result<NonZeroU64, Error> {
-        if let Layout::Fragment { offset, .. } = inode.layout {
-            return Ok(NonZeroU64::MIN.saturating_add(offset | 1 << 63));
-        }
-        for extent in self.fs.extents(inode) {
-            if let Some(start) = extent?.physical {
-                return Ok(NonZeroU64::MIN.saturating_add(start));
-            }
-        }
-        Ok(NonZeroU64::MIN)
     }
 
     fn pairs(&self) -> Pairs<'a, R> {

@@ -56,7 +56,10 @@ pub(crate) fn map<R: ReadAt>(
     ranges: &[Range<u64>],
     mut take: impl FnMut(usize, Segment),
 ) {
-    let budget = u64::from(fs.superblock().blocks).saturating_mul(4).saturating_add(1_000_000);
+    let (blocks, meta) = (u64::from(fs.superblock().blocks), u64::from(fs.superblock().meta_block));
+    // Maps without overlaps have no more entries of 4 bytes than the metadata has room for.
+    let entries = blocks.saturating_sub(meta).saturating_mul(BLOCK_SIZE / 4);
+    let budget = blocks.saturating_mul(4).saturating_add(entries).saturating_add(1_000_000);
     let mut mapper = Mapper {
         fs,
         ranges,
