@@ -67,6 +67,7 @@ Examples:
   mkimg build docker-archive:web.tar -o web.img --platform linux/arm64
   mkimg build oci:web:latest -o web.img --compress zstd
   mkimg build dir:rootfs -o rootfs.img --name rootfs --epoch 3
+  mkimg build oci:web:latest -o web.img --optimize-for web.trace    what starts first stands first
 
 The same source and options give the same bytes, whatever the machine and the number of threads.
 A path without a scheme is looked at: a layout, an archive, a tar or a directory.")]
@@ -89,6 +90,12 @@ pub(crate) struct BuildArgs {
     /// compressed data is packed without padding, which is up to a quarter smaller.
     #[arg(long, value_name = "X.Y", value_parser = kernel_version)]
     pub min_kernel: Option<(u32, u32)>,
+    /// A trace by `mkimg mount --record`: the files that it names stand first in the image, in its order.
+    ///
+    /// It is text, one absolute path a line, so it may also be written by hand. A directory stands for all files
+    /// below it; symbolic links are followed inside the image; what is not there is left out with a warning.
+    #[arg(long, value_name = "TRACE")]
+    pub optimize_for: Option<PathBuf>,
     /// Name of the image [default: the reference of the source].
     #[arg(long, value_parser = image_name)]
     pub name: Option<String>,

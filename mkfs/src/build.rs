@@ -7,6 +7,7 @@ use std::path::Path;
 use mkimg_format::Sha256;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
+use mkimg_format::trace::Trace;
 use mkimg_oci::{Image, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
@@ -20,6 +21,7 @@ use crate::plan::Documents;
 use crate::progress::{Progress, Stage};
 use crate::scan::scan_layers;
 use crate::source::{Opened, kind_of};
+use crate::trace::files_of;
 
 /// What decides the bytes of an image, besides the source; and how to get there.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub struct Options {
     pub compression: Compression,
     /// Oldest kernel that must mount the image, as (major, minor); usually [`Compression::min_kernel`].
     pub min_kernel: (u32, u32),
+    /// Files that come first in the image, in the order in which a workload reads them.
+    pub optimize_for: Option<Trace>,
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
 }
@@ -121,6 +125,10 @@ pub fn build(
             flat.waste.unlisted
         ));
     }
+    let mut contents = Contents::gather(&flat, options.min_kernel >= CHUNKS_KERNEL);
+    if let Some(trace) = &options.optimize_for {
+        contents.lead_with(&files_of(trace, &flat.tree, &mut warnings)?);
+    }
     let statement = Statement {
         format: VERSION,
         name: options.name.clone().or_else(|| reference.clone()),
@@ -132,10 +140,8 @@ pub fn build(
             config_digest: config.map(|document| document.digest.to_string()),
         },
         layers,
-        options: BTreeMap::from([
-            ("compress".to_owned(), options.compression.to_string()),
-            ("min_kernel".to_owned(), format!("{}.{}", options.min_kernel.0, options.min_kernel.1)),
-        ]),
+        hot: options.optimize_for.as_ref().map(|_| contents.hot as u64),
+        options: stated(options),
         tool: concat!("mkimg ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     let json = statement.to_json();
@@ -148,7 +154,6 @@ pub fn build(
         manifest: manifest.map_or(&[], |document| &document.bytes),
         config: config.map_or(&[], |document| &document.bytes),
     };
-    let contents = Contents::gather(&flat, options.min_kernel >= CHUNKS_KERNEL);
     let emitter = Emitter {
         opened: &opened,
         flat: &flat,
@@ -181,6 +186,19 @@ pub fn build(
         deleted_bytes: total(|layer| layer.deleted.bytes),
         warnings,
     })
+}
+
+/// The options that change the bytes of the image, as the statement has them.
+fn stated(options: &Options) -> BTreeMap<String, String> {
+    let (major, minor) = options.min_kernel;
+    let mut stated = BTreeMap::from([
+        ("compress".to_owned(), options.compression.to_string()),
+        ("min_kernel".to_owned(), format!("{major}.{minor}")),
+    ]);
+    if let Some(trace) = &options.optimize_for {
+        stated.insert("optimize_for".to_owned(), format!("sha256:{}", mkimg_format::hex(trace.digest())));
+    }
+    stated
 }
 
 /// Checks and flattens the layers of an image.

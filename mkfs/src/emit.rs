@@ -27,6 +27,7 @@ use crate::plan::{Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::sections::write_seal;
 use crate::source::Opened;
+use crate::spool::Spool;
 
 /// Everything that writing needs.
 pub(crate) struct Emitter<'a, 'c> {
@@ -44,7 +45,7 @@ pub(crate) struct Emitter<'a, 'c> {
 }
 
 /// Where file data goes. Contents arrive in layout order.
-trait DataSink: io::Write {
+pub(crate) trait DataSink: io::Write {
     /// The end of a content.
     fn end_content(&mut self) -> io::Result<()>;
 }
@@ -193,30 +194,70 @@ impl<'c> Emitter<'_, 'c> {
     /// Copies all contents in layout order.
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
         let mut buffer = vec![0; copy::BUFFER];
-        for contents in self.contents.list.chunk_by(|a, b| a.layer == b.layer) {
-            let index = contents.first().map_or(0, |first| first.layer as usize);
+        let (hot, rest) = self.contents.list.split_at(self.contents.hot);
+        match self.opened {
+            Opened::Image(_) => self.copy_by_spool(hot, image, &mut buffer)?,
+            // Files of a directory can be read in any order.
+            Opened::Dir(_) => self.copy_in_order(hot.iter(), image, &mut buffer)?,
+        }
+        self.copy_in_order(rest.iter(), image, &mut buffer)
+    }
+
+    /// Copies contents that layers have in another order: a pass of its own collects them.
+    fn copy_by_spool(&self, hot: &[Content], image: &mut impl DataSink, buffer: &mut [u8]) -> Result<()> {
+        if hot.is_empty() {
+            return Ok(());
+        }
+        let mut by_source: Vec<usize> = (0..hot.len()).collect();
+        by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
+        let mut spool = Spool::new(self.output.scratch()?);
+        self.copy_in_order(by_source.iter().map(|index| &hot[*index]), &mut spool, buffer)?;
+        let failed = |source| self.failed(source);
+        spool.flush().map_err(failed)?;
+        let mut arrival = vec![0; hot.len()];
+        for (position, index) in by_source.into_iter().enumerate() {
+            arrival[index] = position;
+        }
+        for position in arrival {
+            spool.copy(position, image, buffer).map_err(failed)?;
+            image.end_content().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Copies contents that come layer by layer, in each in the order of its files.
+    fn copy_in_order<'a>(
+        &self,
+        contents: impl Iterator<Item = &'a Content>,
+        image: &mut impl DataSink,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut contents = contents.filter(|content| content.size > 0).peekable();
+        while let Some(first) = contents.peek() {
+            let index = first.layer;
+            let of_layer = std::iter::from_fn(|| contents.next_if(|content| content.layer == index));
             match self.opened {
-                Opened::Image(source) => match source.layers.get(index) {
-                    Some(layer) => self.copy_from_layer(layer, contents, image, &mut buffer)?,
-                    None => continue,
+                Opened::Image(source) => match source.layers.get(index as usize) {
+                    Some(layer) => self.copy_from_layer(layer, of_layer, image, buffer)?,
+                    None => of_layer.for_each(drop),
                 },
-                Opened::Dir(dir) => self.copy_from_dir(dir, index, contents, image, &mut buffer)?,
+                Opened::Dir(dir) => self.copy_from_dir(dir, index as usize, of_layer, image, buffer)?,
             }
         }
         Ok(())
     }
 
     /// Copies contents of one layer, which stand in it in this order.
-    fn copy_from_layer(
+    fn copy_from_layer<'a>(
         &self,
         layer: &Layer,
-        contents: &[Content],
+        contents: impl Iterator<Item = &'a Content>,
         image: &mut impl DataSink,
         buffer: &mut [u8],
     ) -> Result<()> {
         let mut reader = layer.reopen()?;
         let mut at = 0;
-        for content in contents.iter().filter(|content| content.size > 0) {
+        for content in contents {
             let Some(data) = self.flat.file(content.layer, content.file) else { continue };
             let Place::Tar(offset) = data.place else { continue };
             let changed = || Error::Changed {
@@ -241,16 +282,16 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Copies contents of files in a source directory.
-    fn copy_from_dir(
+    fn copy_from_dir<'a>(
         &self,
         dir: &HostDir,
         index: usize,
-        contents: &[Content],
+        contents: impl Iterator<Item = &'a Content>,
         image: &mut impl DataSink,
         buffer: &mut [u8],
     ) -> Result<()> {
         let text = self.flat.layers.get(index).map_or(&[][..], |files| &files.text);
-        for content in contents.iter().filter(|content| content.size > 0) {
+        for content in contents {
             let Some(data) = self.flat.file(content.layer, content.file) else { continue };
             let Place::Host(span) = data.place else { continue };
             let path = || text_at(text, span).to_vec();

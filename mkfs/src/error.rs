@@ -80,6 +80,14 @@ pub enum Error {
         /// The oldest kernel that must mount the image.
         asked: (u32, u32),
     },
+    /// A path of the trace whose way cannot be followed.
+    #[error("trace: line {line}: {problem}")]
+    Trace {
+        /// Counted from 1.
+        line: u64,
+        /// What is in the way.
+        problem: Problem,
+    },
     /// More of something than an image can hold.
     #[error("{what}: {found}, at most {limit}")]
     Limit {

@@ -1,10 +1,13 @@
 //! `mkimg build`
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use mkimg_format::hex;
+use mkimg_format::trace::{TRACE_MAX, Trace};
 use mkimg_mkfs::{Built, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
@@ -39,6 +42,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         epoch: args.epoch,
         compression: args.compress,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
+        optimize_for: args.optimize_for.as_deref().map(read_trace).transpose()?,
         threads: super::threads(args.threads),
     };
     let bar = Bar::new();
@@ -65,6 +69,14 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a trace, and no more than a trace may have.
+fn read_trace(path: &Path) -> Result<Trace> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(TRACE_MAX as u64 + 1).read_to_end(&mut text));
+    read.with_context(|| show(path))?;
+    Trace::parse(text).with_context(|| show(path))
 }
 
 fn outcome<'a>(args: &BuildArgs, built: &'a Built) -> Outcome<'a> {
