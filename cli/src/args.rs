@@ -243,6 +243,7 @@ pub(crate) enum Via {
 Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+  mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
 nodes of the image cannot be opened through the mount (nodev); containers bring their own /dev.")]
@@ -266,6 +267,12 @@ pub(crate) struct MountArgs {
     /// What carries the image.
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
+    /// Stay and record which files are read, until it is unmounted or SIGINT or SIGTERM comes; then write them here.
+    ///
+    /// The files stand in the order of first access, whoever opened them: in containers too, and with --upper
+    /// (Linux 6.5).
+    #[arg(long, value_name = "TRACE")]
+    pub record: Option<PathBuf>,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

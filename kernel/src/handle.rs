@@ -22,6 +22,10 @@ pub(crate) const SIZE_MAX: usize = 128;
 /// `AT_HANDLE_FID` (Linux 6.5): a handle to compare, which need not be one that can be opened.
 const AT_HANDLE_FID: libc::c_int = 0x200;
 
+/// Types of handles that begin with an inode number, of 32 and of 64 bits.
+const FILEID_INO32_GEN: i32 = 1;
+const FILEID_INO64_GEN: i32 = 0x81;
+
 /// What an inode is called within its file system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle {
@@ -33,6 +37,15 @@ impl Handle {
     /// A handle of type `kind` as the kernel wrote it.
     pub(crate) fn new(kind: i32, bytes: &[u8]) -> Self {
         Self { kind, bytes: bytes.into() }
+    }
+
+    /// The inode number in a handle of EROFS. Other file systems use these types for other things.
+    pub(crate) fn erofs_inode(&self) -> Option<u64> {
+        match self.kind {
+            FILEID_INO32_GEN => self.bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes).into()),
+            FILEID_INO64_GEN => self.bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)),
+            _ => None,
+        }
     }
 
     /// The handle of what is open.
