@@ -230,13 +230,14 @@ impl Group {
         self.fanotify.mark(MarkFlags::FAN_MARK_ADD, CONTENT | SELF, file, None::<&Path>).map_err(errno)
     }
 
-    /// Marks the file system of what is open: whatever in it is opened, but no directory.
+    /// Marks the file system of an open directory: whatever in it is opened, but no directory.
     ///
     /// # Errors
     /// `EPERM`: no `CAP_SYS_ADMIN`. `ENODEV` or `EOPNOTSUPP`: the file system has no id or no handles.
     pub(crate) fn mark_opens(&self, fs: impl AsFd) -> io::Result<()> {
         let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-        self.fanotify.mark(flags, MaskFlags::FAN_OPEN, fs, None::<&Path>).map_err(errno)
+        // By a name, because a mount that is attached nowhere is no descriptor that can be marked itself.
+        self.fanotify.mark(flags, MaskFlags::FAN_OPEN, fs, Some(".")).map_err(errno)
     }
 
     /// Takes from the queue what is in it now, at most 64 KiB; nothing when it is empty. Does not wait.

@@ -41,9 +41,12 @@ impl Handle {
 
     /// The inode number in a handle of EROFS. Other file systems use these types for other things.
     pub(crate) fn erofs_inode(&self) -> Option<u64> {
+        let (first, rest) = self.bytes.split_first_chunk()?;
+        let first = u64::from(u32::from_ne_bytes(*first));
         match self.kind {
-            FILEID_INO32_GEN => self.bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes).into()),
-            FILEID_INO64_GEN => self.bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)),
+            FILEID_INO32_GEN => Some(first),
+            // The upper half comes first, whatever the byte order.
+            FILEID_INO64_GEN => Some(first << 32 | u64::from(u32::from_ne_bytes(*rest.first_chunk()?))),
             _ => None,
         }
     }

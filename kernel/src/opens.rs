@@ -86,7 +86,7 @@ mod tests {
 
     /// Digits of bytes as Linux 6.18 wrote them for an open, each field apart, little-endian.
     const OF_6_18: &str = "38000000 03 00 1800 2000000000000000 ffffffff 03270000 \
-        01 00 2000 3aedcebceed40729 0c000000 81000000 0600000000000000 00000000";
+        01 00 2000 3aedcebceed40729 0c000000 81000000 000000000600000000000000";
     /// With the handle that older kernels write: 32 bits.
     const OF_32_BITS: &str = "34000000 03 00 1800 2000000000000000 ffffffff 03270000 \
         01 00 1c00 3aedcebceed40729 08000000 01000000 0c000000 00000000";
