@@ -2,7 +2,7 @@
 # below an overlay from Linux 6.5 on; before that it is refused.
 wait_for_mount() {
     for _ in $(seq 200); do
-        ! mountpoint -q "$POINT" || return 0
+        ! grep -q " $POINT " /proc/mounts || return 0
         sleep 0.05
     done
     cat said errors
