@@ -173,7 +173,7 @@ impl Contents {
 
 impl Content {
     /// Blocks it takes uncompressed.
-    fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         match &self.chunks {
             None => blocks_for(self.size),
             Some(chunks) => chunks.blocks(self.size),

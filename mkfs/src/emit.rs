@@ -210,7 +210,8 @@ impl<'c> Emitter<'_, 'c> {
         }
         let mut by_source: Vec<usize> = (0..hot.len()).collect();
         by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
-        let mut spool = Spool::new(self.output.scratch()?);
+        let size = hot.iter().map(Content::blocks).sum::<u64>() * mkimg_format::BLOCK_SIZE;
+        let mut spool = Spool::new(self.output.scratch(size)?);
         self.copy_in_order(by_source.iter().map(|index| &hot[*index]), &mut spool, buffer)?;
         let failed = |source| self.failed(source);
         spool.flush().map_err(failed)?;

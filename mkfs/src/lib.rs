@@ -10,6 +10,8 @@
 //! When file data is compressed, only writing it tells where it ends: then it goes through `packer` to its place, and
 //! the rest is planned behind it.
 //!
+//! A trace changes one thing: the contents that it names come first, by way of a `spool`.
+//!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
 //! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a

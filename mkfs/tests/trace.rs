@@ -16,7 +16,7 @@ use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::{Seal, Statement};
-use mkimg_format::{BLOCK_SIZE, hex};
+use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, hex};
 use mkimg_mkfs::{Built, Error, Options, Silent, Trace};
 use mkimg_oci::SourceSpec;
 use sha2::{Digest as _, Sha256};
@@ -33,7 +33,9 @@ const ALL: [(&str, (u32, u32)); 6] = [
 
 /// Half of it can be compressed; the same for the same seed, and different from those of others in every block.
 fn content(seed: u8, length: usize) -> Vec<u8> {
-    (0..length).map(|at| if at % 4096 < 2048 { seed } else { (at * at / 7 + at) as u8 ^ seed }).collect()
+    (0..length)
+        .map(|at| if at % 4096 < 2048 { seed } else { (at * at / 7 + at).to_le_bytes()[0] ^ seed })
+        .collect()
 }
 
 /// Three layers, whose files are wanted in another order than they come in.
@@ -256,8 +258,8 @@ fn the_trace_decides_and_nothing_else() {
         // The digest is part of the statement: a comment makes another image, of the same order.
         let commented = of(Some("#\n/srv\n/lib/x\n/bin/b\n"), 2);
         assert!(commented != first, "{compression}");
-        let header = |image: &Vec<u8>| Header::read(&image[..]).unwrap();
-        let data = BLOCK_SIZE as usize..(header(&first).meta_block * BLOCK_SIZE) as usize;
+        let end = usize::try_from(Header::read(&first).unwrap().meta_block * BLOCK_SIZE).unwrap();
+        let data = BLOCK_LEN..end;
         assert!(commented[data.clone()] == first[data], "{compression}");
         // Without a trace nothing of it is left.
         let (statement, range) = {
