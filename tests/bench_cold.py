@@ -43,7 +43,6 @@ def start(image, point, loop):
     """One cold start: wall seconds, read requests and bytes."""
     sh(MKIMG, "mount", image, point, "--via", "file", "--verity", "off")
     try:
-        sh("sync")
         Path("/proc/sys/vm/drop_caches").write_text("3")
         before, began = counters(loop), time.monotonic()
         run_inside(point)
@@ -86,9 +85,10 @@ def main():
                 sh(*build, place / (way + " after"), "--optimize-for", trace)
             images = sorted(place.glob("* *e*"))
             samples = {image: [] for image in images}
-            for _ in range(rounds):
+            for number in range(rounds):
                 for image in images:
                     samples[image].append(start(image, point, loop))
+                    print("round %d: %s: %.2f s" % (number + 1, image.name, samples[image][-1][0]), file=sys.stderr)
             print(machine())
             print("\n| image | hot range, MiB | wall s | read requests | MiB read |\n|---|---|---|---|---|")
             for way in WAYS:
