@@ -518,7 +518,7 @@ class Seal:
         def has(value, required, optional=frozenset()):
             rule(isinstance(value, dict) and required <= set(value) <= required | optional, "statement: keys")
             for key, item in value.items():
-                expected = {"layers": list, "source": dict, "options": dict, "epoch": int, "format": int, "size": int}
+                expected = {"layers": list, "source": dict, "options": dict, "epoch": int, "format": int, "hot": int, "size": int}
                 rule(type(item) is expected.get(key, str), f"statement: type of {key}")
 
         raw = self.sections[1]
@@ -528,10 +528,12 @@ class Seal:
             raise Broken(f"statement: {error}") from error
         form = json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         rule(form.encode() == raw, "statement: not canonical")
-        has(statement, {"epoch", "format", "layers", "options", "source", "tool"}, {"name"})
+        has(statement, {"epoch", "format", "layers", "options", "source", "tool"}, {"hot", "name"})
         source = statement["source"]
         has(source, {"kind"}, {"config_digest", "manifest_digest", "reference"})
         rule(source["kind"] in ("oci", "docker", "tar", "dir"), "statement: kind")
+        rule(("hot" in statement) == ("optimize_for" in statement["options"]), "statement: hot without a trace")
+        rule(0 <= statement.get("hot", 0) <= len(self.sections[4]) // 80, "statement: more hot contents than there are")
         rule(statement["format"] == 1 and statement["epoch"] >= 0, "statement: format or epoch")
         rule(all(isinstance(value, str) for value in statement["options"].values()), "statement: options")
         label = statement.get("name", "").encode()[:15].decode(errors="ignore")

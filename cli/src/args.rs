@@ -73,6 +73,7 @@ Examples:
   mkimg build oci:web:latest -o web.img --compress zstd
   mkimg build dir:disks -o disks.img --dedup blocks
   mkimg build dir:rootfs -o rootfs.img --name rootfs --epoch 3
+  mkimg build oci:web:latest -o web.img --optimize-for web.trace    what starts first stands first
 
 The same source and options give the same bytes, whatever the machine and the number of threads.
 A path without a scheme is looked at: a layout, an archive, a tar or a directory.")]
@@ -102,6 +103,12 @@ pub(crate) struct BuildArgs {
     /// compressed data is packed without padding, which is up to a quarter smaller.
     #[arg(long, value_name = "X.Y", value_parser = kernel_version)]
     pub min_kernel: Option<(u32, u32)>,
+    /// A trace by `mkimg mount --record`: the files that it names stand first in the image, in its order.
+    ///
+    /// It is text, one absolute path a line, so it may also be written by hand. A directory stands for all files
+    /// below it; symbolic links are followed inside the image; what is not there is left out with a warning.
+    #[arg(long, value_name = "TRACE")]
+    pub optimize_for: Option<PathBuf>,
     /// Name of the image [default: the reference of the source].
     #[arg(long, value_parser = image_name)]
     pub name: Option<String>,
@@ -255,6 +262,7 @@ pub(crate) enum Via {
 Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+  mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
 nodes of the image cannot be opened through the mount (nodev); containers bring their own /dev.")]
@@ -278,6 +286,12 @@ pub(crate) struct MountArgs {
     /// What carries the image.
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
+    /// Stay and record which files are read, until it is unmounted or SIGINT or SIGTERM comes; then write them here.
+    ///
+    /// The files stand in the order of first access, whoever opened them: in containers too, and with --upper
+    /// (Linux 6.5).
+    #[arg(long, value_name = "TRACE")]
+    pub record: Option<PathBuf>,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -12,6 +12,8 @@
 //! | trailer | [`trailer`] |
 //! | seal cut out of an image | [`detached`] |
 //!
+//! A [`trace`] is no part of an image: it says in which order a workload reads files.
+//!
 //! Everything that parses treats its input as hostile: sizes are checked before they are used, memory is bounded
 //! by constants of this crate, nothing recurses on input depth, and a refusal is an [`Error`] that says where and
 //! what. There is no I/O beyond [`ReadAt`].
@@ -28,6 +30,7 @@ pub mod lint;
 pub mod merkle;
 mod read_at;
 pub mod seal;
+pub mod trace;
 pub mod trailer;
 pub mod verity;
 

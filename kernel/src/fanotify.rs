@@ -180,7 +180,7 @@ impl Group {
     /// `ENOSYS`: no fanotify in this kernel. `EINVAL`: older than Linux 5.9. `EPERM`: older than 5.13, and no
     /// `CAP_SYS_ADMIN`. `EMFILE`: too many queues of this user.
     pub fn of_directories() -> io::Result<Self> {
-        Self::new(FAN_REPORT_DFID_NAME)
+        Self::new(FAN_REPORT_DFID_NAME, InitFlags::empty())
     }
 
     /// A queue for changes of single files, see [`Self::mark_file`].
@@ -188,11 +188,19 @@ impl Group {
     /// # Errors
     /// As [`Self::of_directories`].
     pub fn of_files() -> io::Result<Self> {
-        Self::new(FAN_REPORT_FID)
+        Self::new(FAN_REPORT_FID, InitFlags::empty())
     }
 
-    fn new(report: u32) -> io::Result<Self> {
-        let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
+    /// A queue without a limit, for opens of files, see [`Self::mark_opens`].
+    ///
+    /// # Errors
+    /// As [`Self::of_directories`]; always `EPERM` without `CAP_SYS_ADMIN`.
+    pub(crate) fn of_opens() -> io::Result<Self> {
+        Self::new(FAN_REPORT_FID, InitFlags::FAN_UNLIMITED_QUEUE)
+    }
+
+    fn new(report: u32, more: InitFlags) -> io::Result<Self> {
+        let flags = more | InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
         let flags = flags | InitFlags::from_bits_retain(report);
         let init = |flags| Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC);
         let fanotify = match init(flags | InitFlags::FAN_UNLIMITED_MARKS) {
@@ -222,17 +230,32 @@ impl Group {
         self.fanotify.mark(MarkFlags::FAN_MARK_ADD, CONTENT | SELF, file, None::<&Path>).map_err(errno)
     }
 
+    /// Marks the file system of an open directory: whatever in it is opened, but no directory.
+    ///
+    /// # Errors
+    /// `EPERM`: no `CAP_SYS_ADMIN`. `ENODEV` or `EOPNOTSUPP`: the file system has no id or no handles.
+    pub(crate) fn mark_opens(&self, fs: impl AsFd) -> io::Result<()> {
+        let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
+        // By a name, because a mount that is attached nowhere is no descriptor that can be marked itself.
+        self.fanotify.mark(flags, MaskFlags::FAN_OPEN, fs, Some(".")).map_err(errno)
+    }
+
     /// Takes from the queue what is in it now, at most 64 KiB; nothing when it is empty. Does not wait.
     ///
     /// # Errors
     /// When the call fails, or the answer is not understood.
     pub fn read(&mut self) -> Result<Vec<Event>, ReadError> {
+        Ok(parse(self.take()?)?)
+    }
+
+    /// The bytes of events that [`Self::read`] would take.
+    pub(crate) fn take(&mut self) -> io::Result<&[u8]> {
         let length = match rustix::io::read(&self.fanotify, self.buffer.as_mut_slice()) {
             Ok(length) => length,
             Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
-        Ok(parse(self.buffer.get(..length).unwrap_or_default())?)
+        Ok(self.buffer.get(..length).unwrap_or_default())
     }
 }
 
@@ -271,9 +294,27 @@ fn cut<'a>(
     count.and_then(|count| bytes.split_at_checked(count)).ok_or(malformed(what, size.into()))
 }
 
-/// Splits what was read into events.
-fn parse(mut bytes: &[u8]) -> Result<Vec<Event>, Malformed> {
+/// What was read, as events.
+fn parse(bytes: &[u8]) -> Result<Vec<Event>, Malformed> {
     let mut events = Vec::new();
+    for_each_event(bytes, |event| {
+        let Some((mask, records)) = event else {
+            events.push(Event::Overflow);
+            return Ok(());
+        };
+        let place = place(records)?;
+        let (dir, name) = place.map_or((None, Vec::new()), |(dir, name)| (Some(dir), name));
+        events.push(Event::Change(Change { mask, dir, name }));
+        Ok(())
+    })?;
+    Ok(events)
+}
+
+/// Splits what was read into events: what happened, and the records about it; `None` where events were lost.
+pub(crate) fn for_each_event<'a>(
+    mut bytes: &'a [u8],
+    mut take: impl FnMut(Option<(u64, &'a [u8])>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
     while !bytes.is_empty() {
         let metadata: Metadata = head(bytes, "bytes left for an event")?;
         if metadata.vers != VERSION {
@@ -282,26 +323,31 @@ fn parse(mut bytes: &[u8]) -> Result<Vec<Event>, Malformed> {
         let (event, rest) = cut(bytes, metadata.event_len, size_of::<Metadata>(), "length of an event")?;
         let (_, records) = cut(event, metadata.metadata_len, size_of::<Metadata>(), "length of metadata")?;
         bytes = rest;
-        if metadata.mask & MaskFlags::FAN_Q_OVERFLOW.bits() != 0 {
-            events.push(Event::Overflow);
-            continue;
-        }
-        let place = place(records)?;
-        let (dir, name) = place.map_or((None, Vec::new()), |(dir, name)| (Some(dir), name));
-        events.push(Event::Change(Change { mask: metadata.mask, dir, name }));
+        let lost = metadata.mask & MaskFlags::FAN_Q_OVERFLOW.bits() != 0;
+        take((!lost).then_some((metadata.mask, records)))?;
     }
-    Ok(events)
+    Ok(())
 }
 
-/// The directory and the name among the records of an event. Records of other types are passed over.
-fn place(mut records: &[u8]) -> Result<Option<(Handle, Vec<u8>)>, Malformed> {
-    let mut place = None;
+/// Splits records: the type of each, and what is behind its head.
+pub(crate) fn for_each_record<'a>(
+    mut records: &'a [u8],
+    mut take: impl FnMut(u8, &'a [u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
     while !records.is_empty() {
         let header: InfoHeader = head(records, "bytes left for a record")?;
         let (record, rest) = cut(records, header.len, size_of::<InfoHeader>(), "length of a record")?;
         records = rest;
-        let body = record.get(size_of::<InfoHeader>()..).unwrap_or_default();
-        match header.info_type {
+        take(header.info_type, record.get(size_of::<InfoHeader>()..).unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// The directory and the name among the records of an event. Records of other types are passed over.
+fn place(records: &[u8]) -> Result<Option<(Handle, Vec<u8>)>, Malformed> {
+    let mut place = None;
+    for_each_record(records, |kind, body| {
+        match kind {
             DFID_NAME => {
                 let (handle, after) = file_handle(body)?;
                 let end = after.iter().position(|byte| *byte == 0);
@@ -312,12 +358,13 @@ fn place(mut records: &[u8]) -> Result<Option<(Handle, Vec<u8>)>, Malformed> {
             DFID => place = Some((file_handle(body)?.0, b".".to_vec())),
             _ => {}
         }
-    }
+        Ok(())
+    })?;
     Ok(place)
 }
 
 /// The handle in a record, and what is behind it.
-fn file_handle(body: &[u8]) -> Result<(Handle, &[u8]), Malformed> {
+pub(crate) fn file_handle(body: &[u8]) -> Result<(Handle, &[u8]), Malformed> {
     let fid: InfoFid = head(body, "bytes left for a handle")?;
     let bytes = body.get(size_of::<InfoFid>()..).unwrap_or_default();
     let count = usize::try_from(fid.handle_bytes).ok().filter(|count| *count <= handle::SIZE_MAX);

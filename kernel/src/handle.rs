@@ -22,6 +22,10 @@ pub(crate) const SIZE_MAX: usize = 128;
 /// `AT_HANDLE_FID` (Linux 6.5): a handle to compare, which need not be one that can be opened.
 const AT_HANDLE_FID: libc::c_int = 0x200;
 
+/// Types of handles that begin with an inode number, of 32 and of 64 bits.
+const FILEID_INO32_GEN: i32 = 1;
+const FILEID_INO64_GEN: i32 = 0x81;
+
 /// What an inode is called within its file system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle {
@@ -33,6 +37,18 @@ impl Handle {
     /// A handle of type `kind` as the kernel wrote it.
     pub(crate) fn new(kind: i32, bytes: &[u8]) -> Self {
         Self { kind, bytes: bytes.into() }
+    }
+
+    /// The inode number in a handle of EROFS. Other file systems use these types for other things.
+    pub(crate) fn erofs_inode(&self) -> Option<u64> {
+        let (first, rest) = self.bytes.split_first_chunk()?;
+        let first = u64::from(u32::from_ne_bytes(*first));
+        match self.kind {
+            FILEID_INO32_GEN => Some(first),
+            // The upper half comes first, whatever the byte order.
+            FILEID_INO64_GEN => Some(first << 32 | u64::from(u32::from_ne_bytes(*rest.first_chunk()?))),
+            _ => None,
+        }
     }
 
     /// The handle of what is open.

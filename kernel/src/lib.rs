@@ -9,6 +9,7 @@
 //! | [`loop_device`] | block devices over files |
 //! | [`dm`] | dm-verity through device-mapper |
 //! | [`fanotify`] | what changes in directories, as it happens |
+//! | [`opens`] | which files of an image are opened, as it happens |
 //! | [`handle`] | names of inodes that events bear |
 //! | [`signals`] | the wish to end |
 //! | [`fsverity`] | digests of files that the kernel vouches for |
@@ -27,6 +28,7 @@ mod ioctl;
 pub mod loop_device;
 pub mod mountinfo;
 pub mod mounts;
+pub mod opens;
 pub mod overlay_layers;
 pub mod overlay_source;
 pub mod signals;

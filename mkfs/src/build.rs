@@ -8,6 +8,7 @@ use mkimg_format::Sha256;
 use mkimg_format::erofs::SHARED_BLOCKS_MAX;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
+use mkimg_format::trace::Trace;
 use mkimg_oci::{Image, Kept, Platform, SourceSpec};
 use sha2::{Digest as _, Sha256 as Hasher};
 
@@ -23,6 +24,7 @@ use crate::plan::Documents;
 use crate::progress::{Progress, Stage};
 use crate::scan::{Scanned, scan_layers};
 use crate::source::{Opened, kind_of};
+use crate::trace::files_of;
 
 /// What decides the bytes of an image, besides the source; and how to get there.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Options {
     pub dedup: Dedup,
     /// Oldest kernel that must mount the image, as (major, minor); usually [`Compression::min_kernel`].
     pub min_kernel: (u32, u32),
+    /// Files that come first in the image, in the order in which a workload reads them.
+    pub optimize_for: Option<Trace>,
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
     /// What may be taken for data on its way. Never changes the result.
@@ -126,7 +130,16 @@ pub fn build(
             flat.waste.unlisted
         ));
     }
-    let mut statement = Statement {
+    let chunks_max = match options.dedup {
+        Dedup::Blocks => SHARED_BLOCKS_MAX,
+        Dedup::Files if options.min_kernel >= CHUNKS_KERNEL => CHUNKS_MAX,
+        Dedup::Files => 0,
+    };
+    let mut contents = Contents::gather(&flat, chunks_max);
+    if let Some(trace) = &options.optimize_for {
+        contents.lead_with(&files_of(trace, &flat.tree, &mut warnings)?);
+    }
+    let statement = Statement {
         format: VERSION,
         name: options.name.clone().or_else(|| reference.clone()),
         epoch: options.epoch,
@@ -137,16 +150,10 @@ pub fn build(
             config_digest: config.map(|document| document.digest.to_string()),
         },
         layers,
-        options: BTreeMap::from([
-            ("compress".to_owned(), options.compression.to_string()),
-            ("min_kernel".to_owned(), format!("{}.{}", options.min_kernel.0, options.min_kernel.1)),
-        ]),
+        hot: options.optimize_for.as_ref().map(|_| contents.hot as u64),
+        options: stated(options),
         tool: concat!("mkimg ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    // Not named when it is as it always was: what such images are did not change.
-    if options.dedup != Dedup::Files {
-        statement.options.insert("dedup".to_owned(), options.dedup.to_string());
-    }
     let json = statement.to_json();
     if json.len() as u64 > DOCUMENT_MAX {
         let found = json.len() as u64;
@@ -157,12 +164,6 @@ pub fn build(
         manifest: manifest.map_or(&[], |document| &document.bytes),
         config: config.map_or(&[], |document| &document.bytes),
     };
-    let chunks_max = match options.dedup {
-        Dedup::Blocks => SHARED_BLOCKS_MAX,
-        Dedup::Files if options.min_kernel >= CHUNKS_KERNEL => CHUNKS_MAX,
-        Dedup::Files => 0,
-    };
-    let contents = Contents::gather(&flat, chunks_max);
     let emitter = Emitter {
         opened: &opened,
         flat: &flat,
@@ -198,6 +199,23 @@ pub fn build(
         deleted_bytes: total(|layer| layer.deleted.bytes),
         warnings,
     })
+}
+
+/// The options that change the bytes of the image, as the statement has them.
+fn stated(options: &Options) -> BTreeMap<String, String> {
+    let (major, minor) = options.min_kernel;
+    let mut stated = BTreeMap::from([
+        ("compress".to_owned(), options.compression.to_string()),
+        ("min_kernel".to_owned(), format!("{major}.{minor}")),
+    ]);
+    // What is as it always was is not named, so that such images do not change.
+    if options.dedup != Dedup::Files {
+        stated.insert("dedup".to_owned(), options.dedup.to_string());
+    }
+    if let Some(trace) = &options.optimize_for {
+        stated.insert("optimize_for".to_owned(), format!("sha256:{}", mkimg_format::hex(trace.digest())));
+    }
+    stated
 }
 
 /// Checks and flattens the layers of an image; the tree, what the statement says of each layer, and what stays of it.

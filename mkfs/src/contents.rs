@@ -1,7 +1,7 @@
 //! Distinct contents of an image, and where they are stored.
 //!
 //! Every distinct content is stored once, in the order of its first visible copy in the source (layer, then position),
-//! so that the copy reads each layer once and front to back.
+//! so that the copy reads each layer once and front to back. What a trace names stands before all that, in its order.
 
 use mkimg_format::erofs::TAIL_MAX;
 use mkimg_format::erofs::pieces::PIECE_LEN;
@@ -106,6 +106,8 @@ pub(crate) struct Data {
 /// Distinct contents in layout order.
 pub(crate) struct Contents {
     pub list: Vec<Content>,
+    /// How many of them stand first because a trace names their files, in another order than in the source.
+    pub hot: usize,
     /// Index of the content of each inode.
     of: Vec<u32>,
 }
@@ -143,7 +145,33 @@ impl Contents {
             content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
             contents.push(Content { layer, file, size: data.size, chunks, several: false, xattrs });
         }
-        Self { list: contents, of: content_of }
+        Self { list: contents, hot: 0, of: content_of }
+    }
+
+    /// Puts the contents of these files first, in this order; the others stay in theirs. What has no bytes has no place
+    /// either.
+    pub(crate) fn lead_with(&mut self, files: &[InodeId]) {
+        let mut place = vec![NO_CONTENT; self.list.len()];
+        let mut next = 0;
+        for id in files {
+            let index = self.of(*id) as usize;
+            let Some(place) = place.get_mut(index).filter(|place| **place == NO_CONTENT) else { continue };
+            if self.list.get(index).is_some_and(|content| content.size > 0) {
+                *place = next;
+                next += 1;
+            }
+        }
+        self.hot = next as usize;
+        for place in place.iter_mut().filter(|place| **place == NO_CONTENT) {
+            *place = next;
+            next += 1;
+        }
+        for of in &mut self.of {
+            *of = place.get(*of as usize).copied().unwrap_or(NO_CONTENT);
+        }
+        let mut placed: Vec<(u32, Content)> = place.into_iter().zip(self.list.drain(..)).collect();
+        placed.sort_unstable_by_key(|(place, _)| *place);
+        self.list.extend(placed.into_iter().map(|(_, content)| content));
     }
 
     /// The content of an inode, or [`NO_CONTENT`].
@@ -189,7 +217,7 @@ impl Content {
     }
 
     /// Blocks it takes uncompressed.
-    fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         match &self.chunks {
             None => blocks_for(self.size),
             Some(chunks) => chunks.blocks(self.size),

@@ -12,8 +12,8 @@ use mkimg_format::{BLOCK_LEN, Sha256};
 use mkimg_oci::Kept;
 
 use crate::compression::{Abilities, Compression};
-use crate::contents::{Contents, Data};
-use crate::copy::Copier;
+use crate::contents::{Content, Contents, Data};
+use crate::copy::{self, Copier};
 use crate::dedup::{self, Dedup, Deduper};
 use crate::error::{Error, Result};
 use crate::flatten::Flat;
@@ -27,6 +27,7 @@ use crate::plan::{Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::sections::write_seal;
 use crate::source::Opened;
+use crate::spool::Spool;
 
 /// Everything that writing needs.
 pub(crate) struct Emitter<'a, 'c> {
@@ -244,7 +245,37 @@ impl<'c> Emitter<'_, 'c> {
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
         let Self { opened, flat, output, threads, memory, kept, progress, .. } = *self;
         let copier = Copier { opened, flat, output, threads, memory, kept, progress };
-        copier.copy(self.contents.list.iter(), image)
+        let (hot, rest) = self.contents.list.split_at(self.contents.hot);
+        match opened {
+            Opened::Image(_) => self.copy_by_spool(&copier, hot, image)?,
+            // Files of a directory can be read in any order.
+            Opened::Dir(_) => copier.copy(hot.iter(), image)?,
+        }
+        copier.copy(rest.iter(), image)
+    }
+
+    /// Copies contents that layers have in another order: a pass of its own collects them.
+    fn copy_by_spool(&self, copier: &Copier<'_>, hot: &[Content], image: &mut impl DataSink) -> Result<()> {
+        if hot.is_empty() {
+            return Ok(());
+        }
+        let mut by_source: Vec<usize> = (0..hot.len()).collect();
+        by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
+        let size = hot.iter().map(Content::blocks).sum::<u64>() * mkimg_format::BLOCK_SIZE;
+        let mut spool = Spool::new(self.output.scratch(size)?);
+        copier.copy(by_source.iter().map(|index| &hot[*index]), &mut spool)?;
+        let failed = |source| self.failed(source);
+        spool.flush().map_err(failed)?;
+        let mut arrival = vec![0; hot.len()];
+        for (position, index) in by_source.into_iter().enumerate() {
+            arrival[index] = position;
+        }
+        let mut buffer = vec![0; copy::BUFFER];
+        for position in arrival {
+            spool.copy(position, image, &mut buffer).map_err(failed)?;
+            image.end_content().map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

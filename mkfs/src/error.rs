@@ -83,6 +83,14 @@ pub enum Error {
     /// Sharing of blocks that does not go together with what else is asked for.
     #[error("{0}")]
     Dedup(String),
+    /// A path of the trace whose way cannot be followed.
+    #[error("trace: line {line}: {problem}")]
+    Trace {
+        /// Counted from 1.
+        line: u64,
+        /// What is in the way.
+        problem: Problem,
+    },
     /// More of something than an image can hold.
     #[error("{what}: {found}, at most {limit}")]
     Limit {

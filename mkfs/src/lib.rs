@@ -10,6 +10,8 @@
 //! When file data is compressed, or equal blocks of it are stored once, only writing it tells where it ends: then it
 //! goes through `packer` or `dedup` to its place, and the rest is planned behind it.
 //!
+//! A trace changes one thing: the contents that it names come first, by way of a `spool`.
+//!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
 //! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a
@@ -41,7 +43,9 @@ mod progress;
 mod scan;
 mod sections;
 mod source;
+mod spool;
 pub mod tar;
+mod trace;
 mod tree;
 mod waste;
 mod xattrs;
@@ -51,5 +55,6 @@ pub use compression::Compression;
 pub use dedup::Dedup;
 pub use error::{Error, Problem, Result};
 pub use memory::{Memory, MemoryError};
+pub use mkimg_format::trace::{Trace, TraceError};
 pub use output::Output;
 pub use progress::{Progress, Silent, Stage};

@@ -52,20 +52,24 @@ impl Output {
         };
         // What replaces a file gets its permissions at the end, and is not for others before.
         let mode = Mode::from_raw_mode(if existing.is_some() { 0o600 } else { 0o644 });
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let (file, temporary) = match rustix::fs::open(&directory, flags | OFlags::TMPFILE, mode) {
-            Ok(file) => (file, None),
-            // Not supported by the file system, or by a kernel that takes it for an open of the directory.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) if directory.is_dir() => {
-                let (file, name) = named(&directory, |name| {
-                    rustix::fs::open(name, flags | OFlags::CREATE | OFlags::EXCL, mode)
-                })
-                .map_err(fail)?;
-                (file, Some(name))
-            }
-            Err(error) => return Err(fail(error.into())),
-        };
-        Ok(Self { file: file.into(), target: target.to_owned(), directory, temporary, existing })
+        let (file, temporary) = new_file(&directory, mode).map_err(fail)?;
+        Ok(Self { file, target: target.to_owned(), directory, temporary, existing })
+    }
+
+    /// A file for what has to wait on its way to the image, at most `size` bytes: in the same directory, without a name.
+    ///
+    /// # Errors
+    /// [`Error::Output`] if it cannot be made, or there is no room for it.
+    pub(crate) fn scratch(&self, size: u64) -> Result<File> {
+        let made = new_file(&self.directory, Mode::RUSR | Mode::WUSR);
+        let nameless = made.and_then(|(file, name)| match name {
+            Some(name) => std::fs::remove_file(name).map(|()| file),
+            None => Ok(file),
+        });
+        let file = nameless.map_err(|source| self.error("cannot create a temporary file", source))?;
+        make_room(&file, size)
+            .map_err(|source| self.error("cannot reserve space for a temporary file", source))?;
+        Ok(file)
     }
 
     /// The new file and the one that will be replaced, by device and inode number.
@@ -110,16 +114,7 @@ impl Output {
 
     /// Makes room for `size` bytes, so that a full disk is found before the work is done.
     pub(crate) fn reserve(&self, size: u64) -> Result<()> {
-        // Beyond this limit a signal would end the process without a word.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-        if limit.is_some_and(|limit| size > limit) {
-            return Err(self.error("cannot reserve space for the image", Errno::FBIG.into()));
-        }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size) {
-            // What cannot be reserved may still be written.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(error) => Err(self.error("cannot reserve space for the image", error.into())),
-        }
+        make_room(&self.file, size).map_err(|source| self.error("cannot reserve space for the image", source))
     }
 
     /// Brings the file to the disk and gives it its name, in place of what had it.
@@ -176,6 +171,35 @@ impl Drop for Output {
         if let Some(name) = &self.temporary {
             let _ = std::fs::remove_file(name);
         }
+    }
+}
+
+/// Reserves `size` bytes for a file.
+fn make_room(file: &File, size: u64) -> io::Result<()> {
+    // Beyond this limit a signal would end the process without a word.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if limit.is_some_and(|limit| size > limit) {
+        return Err(Errno::FBIG.into());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        // What cannot be reserved may still be written.
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a file without a name, or with a hidden one where file systems have no others.
+fn new_file(directory: &Path, mode: Mode) -> io::Result<(File, Option<PathBuf>)> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
+        Ok(file) => Ok((file.into(), None)),
+        // Not supported by the file system, or by a kernel that takes it for an open of the directory.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) if directory.is_dir() => {
+            let (file, name) =
+                named(directory, |name| rustix::fs::open(name, flags | OFlags::CREATE | OFlags::EXCL, mode))?;
+            Ok((file.into(), Some(name)))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

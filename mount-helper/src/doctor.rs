@@ -89,7 +89,12 @@ fn kernel_version() -> Probe {
 }
 
 fn before_6_12() -> bool {
-    version(&rustix::system::uname().release().to_string_lossy()).is_some_and(|v| v < (6, 12))
+    running_kernel().is_some_and(|version| version < (6, 12))
+}
+
+/// Major and minor number of the running kernel, if it says so in the usual form.
+pub(crate) fn running_kernel() -> Option<(u32, u32)> {
+    version(&rustix::system::uname().release().to_string_lossy())
 }
 
 /// Major and minor number of `6.18.44-something`.

@@ -85,6 +85,14 @@ pub enum Error {
         /// Its source.
         source_name: String,
     },
+    /// Which files are opened could not be found out.
+    #[error("record what is read of {}: {reason}", image.display())]
+    Record {
+        /// The image.
+        image: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
     /// An option or argument is not understood.
     #[error("option {option}: {reason}")]
     Usage {

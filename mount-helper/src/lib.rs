@@ -17,6 +17,7 @@ pub mod options;
 pub mod overlay;
 mod pin;
 pub mod policy;
+pub mod record;
 mod tiny_image;
 pub mod umount;
 
@@ -24,6 +25,7 @@ pub use check::check_image;
 pub use error::{Error, Result};
 pub use mount::{Identity, MountAttrs, Source, mount_erofs};
 pub use policy::{CheckedImage, MountRequest, Mounted, VerityPolicy, Via, mount};
+pub use record::{Recorded, Recorder, mount_and_record};
 pub use umount::{UmountOptions, Unmounted, umount};
 
 #[cfg(test)]

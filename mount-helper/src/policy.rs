@@ -4,7 +4,7 @@
 //! and what a path is compared with; no step looks the image up again and believes what it finds.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
@@ -111,6 +111,16 @@ pub(crate) fn mount_with(
     check: &mut dyn FnMut(&File, VerityPolicy) -> std::result::Result<CheckedImage, String>,
     hook: &mut dyn FnMut(Step),
 ) -> Result<Mounted> {
+    mount_prepared(request, check, hook, &mut |_, _| Ok(()))
+}
+
+/// As [`mount_with`]; `prepare` is given the image and its file system before anybody can see that.
+pub(crate) fn mount_prepared(
+    request: &MountRequest<'_>,
+    check: &mut dyn FnMut(&File, VerityPolicy) -> std::result::Result<CheckedImage, String>,
+    hook: &mut dyn FnMut(Step),
+    prepare: &mut dyn FnMut(&File, BorrowedFd<'_>) -> Result<()>,
+) -> Result<Mounted> {
     let file = open_image(request.image)?;
     let image = Image::identify(file, request.image)?;
     let target = Target::open(request.target)?;
@@ -147,6 +157,7 @@ pub(crate) fn mount_with(
             plain_mount(&image, via, request.attrs, hook)?
         }
     };
+    prepare(&image.file, lower.mount.as_fd())?;
     let mut guarantee = guarantee(policy, &checked);
     let mut how = lower.how;
     match layers {

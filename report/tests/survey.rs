@@ -43,6 +43,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         compression: Compression::None,
         dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
+        optimize_for: None,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
     };

@@ -1,7 +1,7 @@
 //! `docs/json.md` names every field that `--json` prints, in the section of its command.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::mkimg;
+use mkimg_tests::command::{Run, mkimg, mkimg_path};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
 use mkimg_tests::watch::Watch;
@@ -86,6 +86,10 @@ fn every_field_is_documented() {
             .flat_map(|image| mkimg(words).args(args![image]).ok().json_lines())
             .collect()
     };
+    let trace = dir.path().join("trace");
+    std::fs::write(&trace, "/bin\n").unwrap();
+    let oci = format!("oci:{}", dir.path().join("oci").display());
+    let _ = mkimg(args!["build", oci, "-o", everything, "--optimize-for", trace]).ok();
     // A name of an attribute that is not UTF-8 takes a hand-made layer, a media type that is missing another source.
     assert_documented("ls --json", &lines_of(&["ls", "--json"]), &["xattrs_b64"]);
     assert_documented("inspect --json", &lines_of(&["inspect", "--json"]), &[]);
@@ -243,7 +247,13 @@ fn root_every_field_of_a_mount_is_documented() {
     let point = dir.path().join("point");
     std::fs::create_dir(&point).unwrap();
     let _mounted = Mounted::adopt(&point);
-    let lines = mkimg(args!["mount", "--json", image, point]).ok().json_lines();
+    // Unmounted as soon as it is there, which ends the recording.
+    let unmount = r#"until "$0" umount "$1" 2>/dev/null; do sleep 0.05; done"#;
+    let unmounting = Run::new("sh").args(args!["-c", unmount, mkimg_path(), point]).spawn();
+    let mut lines =
+        mkimg(args!["mount", "--json", image, point, "--record", dir.path().join("trace")]).ok().json_lines();
+    assert!(unmounting.wait_with_output().unwrap().status.success());
+    lines.extend(mkimg(args!["mount", "--json", image, point]).ok().json_lines());
     assert_documented("mount --json", &lines, &[]);
     let shown = point.canonicalize().unwrap();
     let mut lines = mkimg(["mounts", "--json"]).ok().json_lines();

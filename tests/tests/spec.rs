@@ -26,14 +26,15 @@ fn spec_reader(options: &[&str], image: &Path) -> command::Run {
 /// Builds `source` and compares both readers line for line, on the image and on its detached seal.
 fn readers_agree(name: &str, source: &str) {
     for dedup in ["files", "blocks"] {
-        readers_agree_on(&format!("{name}, equal {dedup} once"), source, dedup);
+        readers_agree_with(&format!("{name}, equal {dedup} once"), source, &["--dedup", dedup]);
     }
 }
 
-fn readers_agree_on(name: &str, source: &str, dedup: &str) {
+/// As [`readers_agree`], built with more options.
+fn readers_agree_with(name: &str, source: &str, options: &[&str]) {
     let dir = scratch();
     let (image, seal) = (dir.path().join("image.mkimg"), dir.path().join("image.seal"));
-    let _ = mkimg(args!["build", source, "--dedup", dedup, "-o", image]).ok();
+    let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).args(options).ok();
     let _ = mkimg(args!["seal", image, "-o", seal]).ok();
     let _ = mkimg(args!["verify", image]).ok();
     let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
@@ -63,6 +64,17 @@ fn spec_reader_agrees_on_one_of_everything() {
     let dir = scratch();
     one_of_everything(dir.path());
     readers_agree("one of everything", &format!("oci:{}", dir.path().display()));
+}
+
+#[test]
+fn spec_reader_agrees_on_an_image_for_a_trace() {
+    require!(Need::Tool("python3"));
+    let dir = scratch();
+    one_of_everything(&dir.path().join("oci"));
+    let trace = dir.path().join("trace");
+    std::fs::write(&trace, "/var\n/bin/server\n/etc/block\n").unwrap();
+    let source = format!("oci:{}", dir.path().join("oci").display());
+    readers_agree_with("for a trace", &source, &["--optimize-for", trace.to_str().unwrap()]);
 }
 
 /// What real images seldom have: directories of many blocks, units around the size of a block, links that do not fit

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use maker::{Image, Spec, detach, make, seal_up};
 use mkimg_format::header::Header;
+use mkimg_format::seal::Statement;
 use mkimg_format::trailer::Trailer;
 use mkimg_format::{BLOCK_LEN, ReadAt, Sha256, detached, verity};
 use mkimg_verify::{Error, Finding, Options, Region, Report, verify_image};
@@ -621,15 +622,26 @@ fn a_detached_seal_is_checked_without_its_data() {
     }
 }
 
+/// States that a trace decided the order, and how many contents it put first.
+fn trace(statement: &mut Statement, hot: Option<u64>) {
+    statement.options.insert("optimize_for".to_owned(), format!("sha256:{}", "0".repeat(64)));
+    statement.hot = hot;
+}
+
 /// Everything is hashed as it is, so only the meaning is wrong.
 #[test]
 fn lies_of_a_builder_are_found() {
     type Case = (&'static str, Region, fn(&mut maker::Records));
-    let cases: [Case; 15] = [
+    let cases: [Case; 18] = [
         ("statement has", Region::Seal, |records| records.manifest.push(b' ')),
         ("missing", Region::Seal, |records| records.config.clear()),
         ("has no digest", Region::Seal, |records| records.statement.source.config_digest = None),
         ("format is 2", Region::Seal, |records| records.statement.format = 2),
+        ("1 hot contents without", Region::Seal, |records| records.statement.hot = Some(1)),
+        ("without hot contents", Region::Seal, |records| trace(&mut records.statement, None)),
+        ("18446744073709551615 hot contents of", Region::Seal, |records| {
+            trace(&mut records.statement, Some(u64::MAX))
+        }),
         ("fs-verity digest", Region::Structure, |records| records.contents[0].fsverity[0] ^= 1),
         ("fs-verity digest", Region::Structure, |records| records.contents[3].fsverity[31] ^= 1),
         ("size is", Region::Structure, |records| records.contents[2].size = 1.into()),

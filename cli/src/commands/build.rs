@@ -1,12 +1,15 @@
 //! `mkimg build`
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args as _;
 use clap::error::ErrorKind;
 use mkimg_format::hex;
+use mkimg_format::trace::{TRACE_MAX, Trace};
 use mkimg_mkfs::{Built, Error, Memory, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         compression: args.compress,
         dedup: args.dedup,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
+        optimize_for: args.optimize_for.as_deref().map(read_trace).transpose()?,
         threads: super::threads(args.threads),
         memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
     };
@@ -76,6 +80,14 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a trace, and no more than a trace may have.
+fn read_trace(path: &Path) -> Result<Trace> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(TRACE_MAX as u64 + 1).read_to_end(&mut text));
+    read.with_context(|| show(path))?;
+    Trace::parse(text).with_context(|| show(path))
 }
 
 fn outcome<'a>(args: &BuildArgs, built: &'a Built) -> Outcome<'a> {

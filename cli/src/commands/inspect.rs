@@ -1,12 +1,14 @@
 //! `mkimg inspect`
 
+use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::{Superblock, escape};
 use mkimg_format::hex;
-use mkimg_format::seal::{Layer, LayerRecord, Section, Statement};
+use mkimg_format::seal::{Layer, LayerRecord, Seal, Section, Statement};
 use mkimg_format::trailer::Trailer;
 use serde::Serialize;
 
@@ -26,6 +28,8 @@ struct Inspection<'a> {
     contents: u64,
     verity: Verity,
     areas: Vec<Area>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hot: Option<Hot>,
     source: &'a mkimg_format::seal::Source,
     layers: Vec<LayerLine<'a>>,
     deleted_files: u64,
@@ -49,6 +53,17 @@ struct Area {
     name: &'static str,
     offset: u64,
     length: u64,
+}
+
+/// What stands first because a trace names it. Without contents there are no blocks.
+#[derive(Serialize)]
+struct Hot {
+    contents: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_block: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_block: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -152,6 +167,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             area("verity", header.hash_offset(), header.trailer_offset()),
             area("trailer", header.trailer_offset(), header.image_size()),
         ],
+        hot: statement.hot.map(|contents| hot(&image, &seal, contents)).transpose()?,
         source: &statement.source,
         layers: layer_lines(&statement, &records),
         deleted_files: seal.deleted().len(),
@@ -187,6 +203,18 @@ fn layer_lines<'a>(statement: &'a Statement, records: &[LayerRecord]) -> Vec<Lay
         .collect()
 }
 
+/// Where the hot contents are.
+fn hot(image: &Image, seal: &Seal<&Sealed<File>>, contents: u64) -> Result<Hot> {
+    let range = seal.hot_range(&image.file_system()?, contents)?;
+    let block = |byte: u64| byte / mkimg_format::BLOCK_SIZE;
+    Ok(Hot {
+        contents,
+        bytes: range.as_ref().map_or(0, |range| range.end.saturating_sub(range.start)),
+        first_block: range.as_ref().map(|range| block(range.start)),
+        last_block: range.as_ref().map(|range| block(range.end.saturating_sub(1))),
+    })
+}
+
 fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = hex(uuid);
     let (a, rest) = digits.split_at(8);
@@ -217,6 +245,13 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
         "content",
         &format!("{}, {}", count(inspection.inodes, "inode"), count(inspection.contents, "distinct content")),
     )?;
+    if let Some(hot) = &inspection.hot {
+        let place = match (hot.first_block, hot.last_block) {
+            (Some(first), Some(last)) => format!(" in blocks {first} to {last} ({})", size(hot.bytes)),
+            _ => String::new(),
+        };
+        row("hot", &format!("{}{place}", count(hot.contents, "content")))?;
+    }
     row("built by", inspection.tool)?;
     writeln!(out)?;
     writeln!(out, "{:<10} {:>14} {:>12}", "area", "offset", "length")?;

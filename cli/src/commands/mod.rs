@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod manual;
 pub(crate) mod mount;
+mod record;
 pub(crate) mod report;
 mod report_json;
 mod report_text;

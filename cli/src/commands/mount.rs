@@ -10,6 +10,7 @@ use mkimg_kernel::mounts::{Backing, mounts};
 use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image};
 use serde::Serialize;
 
+use super::record::Recording;
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
 use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
@@ -46,9 +47,14 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
     let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&advance));
-    let mounted = mkimg_mount::mount(&request, &mut check);
+    let recording = args.record.as_deref().map(Recording::prepare).transpose()?;
+    let mounted = match &recording {
+        None => mkimg_mount::mount(&request, &mut check).map(|mounted| (mounted, None)),
+        Some(_) => mkimg_mount::mount_and_record(&request, &mut check)
+            .map(|(mounted, recorder)| (mounted, Some(recorder))),
+    };
     bar.clear();
-    let mounted = mounted?;
+    let (mounted, recorder) = mounted?;
     let mut out = stdout();
     if args.json {
         let outcome = Outcome {
@@ -68,7 +74,10 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
         writeln!(out, "{}", mounted.guarantee)?;
     }
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    match recording.zip(recorder) {
+        Some((recording, recorder)) => recording.run(recorder, args.json),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 pub(crate) fn umount(args: &UmountArgs) -> Result<ExitCode> {

@@ -23,6 +23,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         compression: Compression::None,
         dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
+        optimize_for: None,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
     };

@@ -24,7 +24,7 @@ pub use inode::{FileType, Inode, Layout, Nid, Timestamp};
 pub use inodes::Inodes;
 pub(crate) use inodes::next_block;
 pub use map::{Compressed, Extent, Extents};
-pub use path::{escape, is_file_name};
+pub use path::{escape, is_file_name, unescape};
 pub use reader::FileSystem;
 pub use superblock::{Features, Superblock, SuperblockFields};
 pub use walk::{Walk, WalkEntry};

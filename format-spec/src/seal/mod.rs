@@ -3,6 +3,7 @@
 //! A table in the seal's first block names the sections. Fixed-size records make every section readable at any
 //! position with constant memory, and a writer can place them before it knows the digests.
 
+mod hot;
 mod records;
 mod statement;
 mod table;

@@ -21,6 +21,9 @@ pub struct Statement {
     pub source: Source,
     /// The layers, lowest first.
     pub layers: Vec<Layer>,
+    /// How many contents stand first because a trace names their files; only with the option `optimize_for`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hot: Option<u64>,
     /// Options that change the bytes of the image.
     pub options: std::collections::BTreeMap<String, String>,
     /// Name and version of the builder.
@@ -110,6 +113,7 @@ mod tests {
                 config_digest: None,
             },
             layers: Vec::new(),
+            hot: None,
             options: std::iter::once(("compress".to_owned(), "none".to_owned())).collect(),
             tool: "mkimg 0.1.0".to_owned(),
         }
@@ -123,6 +127,9 @@ mod tests {
             r#"{"epoch":3,"format":1,"layers":[],"name":"demo","options":{"compress":"none"},"source":{"kind":"oci","manifest_digest":"sha256:00"},"tool":"mkimg 0.1.0"}"#
         );
         assert_eq!(Statement::from_json(&json).unwrap(), statement());
+        let hot = Statement { hot: Some(7), ..statement() };
+        assert!(hot.to_json().starts_with(br#"{"epoch":3,"format":1,"hot":7,"layers":[]"#));
+        assert_eq!(Statement::from_json(&hot.to_json()).unwrap(), hot);
         let mut spaced = json.clone();
         spaced.push(b' ');
         assert!(Statement::from_json(&spaced).unwrap_err().contains("canonical"));

@@ -311,6 +311,7 @@ pub fn options(threads: usize) -> Options {
         compression,
         dedup: Dedup::Files,
         min_kernel: compression.min_kernel(),
+        optimize_for: None,
         threads,
         memory: Memory::suits(compression),
     }

@@ -70,6 +70,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         let layers = match self.seal.statement() {
             Ok(statement) => {
                 self.documents(&statement, findings);
+                self.hot(&statement, findings);
                 // A directory is recorded like one layer, but has no digests to state.
                 let stated = if statement.source.kind == "dir" { 1 } else { statement.layers.len() };
                 Some(u64::try_from(stated).unwrap_or(u64::MAX))
@@ -147,6 +148,19 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                 }
             }
         }
+    }
+
+    /// What is said of a trace: both or nothing, and no more contents than there are.
+    fn hot(&self, statement: &Statement, findings: &mut Findings) {
+        let contents = self.seal.contents().len();
+        let traced = statement.options.contains_key("optimize_for");
+        let problem = match statement.hot {
+            None if traced => "option optimize_for without hot contents".to_owned(),
+            Some(hot) if !traced => format!("{hot} hot contents without the option optimize_for"),
+            Some(hot) if hot > contents => format!("{hot} hot contents of {contents}"),
+            _ => return,
+        };
+        self.fault(Section::Statement, problem, findings);
     }
 
     fn layers(&self, stated: Option<u64>, findings: &mut Findings) {

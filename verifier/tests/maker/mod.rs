@@ -279,6 +279,7 @@ pub fn make(spec: &Spec) -> Image {
                 chain_id: digest(b"tar"),
                 media_type: None,
             }],
+            hot: None,
             options: std::collections::BTreeMap::new(),
             tool: format!("maker {}", spec.seed),
         },

@@ -424,6 +424,7 @@ fn finish(mut bytes: Vec<u8>, meta_block: usize, contents: &[Content], inodes: &
             chain_id: digest(b"tar"),
             media_type: None,
         }],
+        hot: None,
         options: BTreeMap::new(),
         tool: "sample".to_owned(),
     };
