@@ -119,7 +119,7 @@ def run(job):
 def interleaved(jobs, rounds):
     """Medians of each job's figures: a round is one run of each, so that what the machine does meanwhile hits all.
 
-    A job that fails is left out from then on, with a line that says why.
+    A job of somebody else that fails is left out from then on, with a line that says why.
     """
     samples, sizes = {job.name: [] for job in jobs}, {}
     for number in range(rounds):
@@ -129,6 +129,8 @@ def interleaved(jobs, rounds):
             try:
                 samples[job.name].append(run(job))
             except Failed as failure:
+                if job.pipelines[0][0][0] == MKIMG:
+                    raise SystemExit(str(failure))
                 print("left out: %s: %s" % (job.name, failure))
                 del samples[job.name]
                 continue

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 from measuring import MKIMG
 
@@ -26,12 +27,11 @@ class Peers:
     """What was found on PATH. `has` says it, once for each program that is missing or too old."""
 
     def __init__(self):
-        self.lines, self.versions, self.said = {}, {}, set()
+        self.versions, self.said = {}, set()
         for name, (arguments, _) in VERSIONS.items():
             line = self.ask(name, arguments)
-            number = line and re.search(r"\d+(\.\d+)+", line)
+            number = line and re.search(r"\d+(\.\d+)+|\b\d{8}\b", line)
             if line:
-                self.lines[name] = line
                 self.versions[name] = tuple(map(int, number[0].split("."))) if number else (0,)
 
     @staticmethod
@@ -40,8 +40,7 @@ class Peers:
         if shutil.which(name) is None:
             return None
         if arguments is None:  # says nothing about itself: its package does
-            done = subprocess.run(["dpkg-query", "-W", "-f", "${source:Package} ${Version}", "mtree-netbsd"], capture_output=True, text=True)
-            return done.stdout or name
+            return subprocess.run(["dpkg-query", "-W", "-f", "${Version}", "mtree-netbsd"], capture_output=True, text=True).stdout or name
         done = subprocess.run([name, *arguments], capture_output=True, text=True)
         return (done.stdout + done.stderr).strip().splitlines()[0]
 
@@ -58,5 +57,5 @@ class Peers:
 
     def text(self, *names):
         """Versions of some programs, or of all, in one line."""
-        short = {name: re.sub(r"\s*\(?(c|C)opyright.*|,? \d{4}/\d\d/\d\d.*", "", line) for name, line in self.lines.items()}
-        return ", ".join(short[name] for name in (names or VERSIONS) if name in short)
+        return ", ".join("%s %s" % (Path(name).name, ".".join(map(str, self.versions[name])))
+                         for name in (names or VERSIONS) if name in self.versions)

@@ -5,8 +5,8 @@ import statistics
 import subprocess
 import sys
 
-from builds import SETTINGS, directory_jobs, mkimg_job, unpack_job
-from measuring import TOP, Failed, quiet, remove, run
+from builds import directory_jobs, mkimg_job, unpack_job
+from measuring import MKIMG, TOP, Failed, quiet, remove, run
 from tables import markdown, mib
 
 OPERATIONS = ["walk", "sequential", "random"]
@@ -34,6 +34,8 @@ def made(image, settings, peers, folder):
         try:
             quiet(argv)
         except Failed as failure:
+            if argv[0] == MKIMG:
+                raise SystemExit(str(failure))
             print("left out: %s: %s" % (job.name, failure))
             continue
         yield job.name, path, "squashfs" if job.values["setting"] == "squashfs" else "erofs", job.values
