@@ -36,20 +36,20 @@ PACKAGES = {
         SMALL,
         "libboost1.74-dev golang-1.19-src perl-modules-5.36",
         "papirus-icon-theme",
-        "python3-sympy python3-django python3-pip-whl npm node-undici node-lodash node-webpack texlive-latex-extra",
+        "python3-sympy python3-django python3-pip-whl npm node-undici node-core-js node-lodash-packages texlive-latex-extra",
     ],
     "large": [
         SMALL,
         "libllvm14 llvm-14-dev clang-14 libclang-cpp14 cpp-12 gcc-12 g++-12 libstdc++-12-dev libgcc-12-dev",
-        "chromium firefox-esr libnode108",
+        "chromium libnode108",
         "libreoffice-core libreoffice-common openjdk-17-jre-headless openjdk-17-jdk-headless",
         "python3-numpy python3-pandas-lib python3-pandas python3-scipy python3-sklearn-lib libopenblas0-pthread"
-        " golang-1.19-src golang-1.19-go libboost1.74-dev",
-        "ghc qtbase5-dev libqt5webenginecore5 texlive-latex-extra perl-modules-5.36",
+        " golang-1.19-src libboost1.74-dev",
+        "qtbase5-dev libqt5webenginecore5 texlive-latex-extra perl-modules-5.36 python3-sympy python3-django",
     ],
     # What gains nothing: .gz, .xz, .jar, .png, .jpg, .woff2, .whl.
     "compressed": [
-        "linux-source-6.1 doc-rfc-std plasma-workspace-wallpapers",
+        "linux-source-6.1 plasma-workspace-wallpapers gnome-backgrounds",
         "libreoffice-java-common liblucene4.10-java libmaven3-core-java fonts-font-awesome fonts-mathjax-extras python3-pip-whl",
     ],
 }
