@@ -31,7 +31,7 @@ def mkimg_job(image, setting, output, *options):
     """Builds an image from its layout."""
     name, ours, *_ = SETTINGS[setting]
     return Job("mkimg build: %s" % " ".join([name, *options]), [[[MKIMG, "build", image.source(), "-o", output, *ours, *options]]],
-               output, {"setting": setting, "way": "mkimg"})
+               output, {"setting": setting, "way": "mkimg with options" if options else "mkimg"})
 
 
 def tar_jobs(image, setting, peers, output):
