@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -226,10 +227,10 @@ def make(name, work):
         writer = Writer(partial)
         RECIPES[name](writer, debs, name)
         writer.finish()
-        remove(debs)
-        for old in path.parent.glob(name + "-????????"):
-            remove(old)
         partial.rename(path)
+        for other in path.parent.iterdir():  # of older recipes, and what they left behind
+            if other != path and re.fullmatch(re.escape(name) + r"-[0-9a-f]{8}(\.\w+)?", other.name):
+                remove(other)
     return Image(name, path)
 
 

@@ -136,7 +136,8 @@ def interleaved(jobs, rounds):
                 del samples[job.name]
                 continue
             sizes[job.name] = size_of(job.output)
-            print("round %d: %s: %.2f s" % (number + 1, job.name, samples[job.name][-1][0]), file=sys.stderr)
+            wall, processor, peak = samples[job.name][-1]
+            print("round %d: %s: %.2f s, %.2f of processors, %.1f MiB" % (number + 1, job.name, wall, processor, peak / 1024), file=sys.stderr)
     return {name: Figures(*(statistics.median(column) for column in zip(*values)), sizes[name]) for name, values in samples.items()}
 
 
