@@ -66,6 +66,9 @@ if [ -z "${MKIMG_TEST_LARGE:-}" ] && [ "$(df --output=avail -BG "$CARGO_TARGET_D
 fi
 step 'end-to-end tests' cargo test -p mkimg-tests --locked --no-fail-fast
 
+# Figures of one round on a tiny image say nothing; that all commands still work does.
+step benchmarks benches/run --smoke
+
 # The fuzz crate stands outside the workspace; it skips itself without a nightly compiler.
 step fuzz env -u CARGO_TARGET_DIR fuzz/run.sh "${MKIMG_FUZZ_SECONDS:-10}"
 

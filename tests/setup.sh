@@ -18,7 +18,7 @@ packages=(
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
-    aide time                                                           # peer and stopwatch of the benchmarks
+    aide time squashfs-tools squashfs-tools-ng                          # peers and stopwatch of the benchmarks
     kmod dmsetup fsverity                                               # other kernels in a virtual machine
     chromium-headless-shell                                             # a browser for report --html: 100 MB, 20 seconds
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image

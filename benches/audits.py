@@ -1,9 +1,7 @@
-#!/usr/bin/env python3
-"""Measures audits beside those of peers, interleaved in one run: tests/bench_audit.py [ROUNDS]
+"""Audits of an unpacked tree beside those of peers, and of the image that was made of it.
 
-Input is a tree of Debian packages, unpacked, and the image of it; both are kept below target/bench (12 GB). Prints
-Markdown tables of medians: audits of the tree (mkimg, aide, mtree, and reading alone) and of the image (mkimg and
-veritysetup). Needs a release build, setup.sh, root, and memory for tree and image, which are to stay in the page cache.
+The tree is that of Debian packages; it is kept with its image (12 GB). Memory for both is needed: they are to stay in the
+page cache.
 """
 
 import json
@@ -12,12 +10,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
-from measuring import HERE, MKIMG, interleaved, machine, version
-
-WORK = Path(os.environ.get("MKIMG_BENCH", HERE.parent / "target/bench"))
+from measuring import MKIMG, Job, interleaved, quiet
+from tables import markdown, mib, ratio, seconds
 
 # What containers hold: compilers, interpreters, browsers, fonts, headers. Without dependencies; half of the bytes are
 # in files of more than 1 MiB, most of the files have a few KiB.
@@ -68,29 +63,28 @@ def count(tree):
     return len(seen), sum(seen.values())
 
 
-def quiet(argv):
-    subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
-
-
 def cat(tree, xargs=""):
     return ["sh", "-c", "find %s -type f -print0 | xargs -0 %s cat >/dev/null" % (shlex.quote(str(tree)), xargs)]
 
 
+def jobs_of(commands):
+    return [Job(name, [[argv]]) for name, argv in commands.items()]
+
+
 def table(title, medians, columns):
-    """Prints medians; `columns` are names of further columns, each of ratios to the wall time of the given job."""
-    print("\n%s\n" % title)
-    head = ["", "wall s", "processor s", "peak MiB", *columns]
-    print("| %s |\n|%s" % (" | ".join(head), "---|" * len(head)))
-    for name, (wall, processor, peak) in medians.items():
-        ratios = ["%.2f" % (wall / medians[base][0]) for base in columns.values()]
-        print("| %s |" % " | ".join(["`%s`" % name.replace("|", "\\|"), "%.2f" % wall, "%.2f" % processor, "%.1f" % (peak / 1024), *ratios]))
+    """A table of medians; `columns` are names of further columns, each of ratios to the wall time of the given job."""
+    rows = [["`%s`" % name.replace("|", "\\|"), seconds(row.wall), seconds(row.processor), mib(row.peak * 1024),
+             *(ratio(row.wall, medians[base].wall if base in medians else None) for base in columns.values())]
+            for name, row in medians.items()]
+    return "%s\n\n%s" % (title, markdown(["", "wall s", "processor s", "peak MiB", *columns], rows))
 
 
-def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+def measure(peers, rounds, work, results):
+    """Measures the audits of the tree in turn, then those of the image."""
     if os.geteuid() != 0:
-        raise SystemExit("bench_audit.py: needs root, or owners and attributes are not those of the packages")
-    tree, image, spec, aide = (WORK / name for name in ("tree", "image", "tree.mtree", "aide.conf"))
+        print("left out: audits: without root, owners and attributes are not those of the packages")
+        return
+    tree, image, spec, aide = (work / name for name in ("tree", "tree.img", "tree.mtree", "aide.conf"))
     unpack(tree)
     files, size = count(tree)
     if files < FILES_MIN or size < BYTES_MIN:
@@ -99,38 +93,34 @@ def main():
     # Made anew each time: the image by the mkimg that is measured, the rest from image and tree.
     built = subprocess.run([MKIMG, "build", "dir:%s" % tree, "-o", str(image), "--json"], capture_output=True, check=True)
     info = json.loads(built.stdout)
-    spec.unlink(missing_ok=True)
-    quiet([MKIMG, "seal", str(image), "-o", str(spec), "--format", "mtree"])
-    aide.write_text(AIDE % {"work": WORK, "tree": re.sub(r"[^\w/-]", lambda sign: "\\" + sign[0], str(tree))})
-    quiet(["aide", "--init", "--workers=2", "--config=%s" % aide])
-    (WORK / "aide.db.new").rename(WORK / "aide.db")
-
     verify, threads = [MKIMG, "verify", str(image)], ["--threads", "1"]
     trees = {
         "mkimg verify IMAGE DIR": [*verify, str(tree)],
         "mkimg verify --threads 1 IMAGE DIR": [*verify, *threads, str(tree)],
-        "aide --check --workers=2": ["aide", "--check", "--workers=2", "--config=%s" % aide],
-        "mtree -f SPEC -p DIR": ["mtree", "-f", str(spec), "-p", str(tree)],
         "find DIR | xargs cat": cat(tree),
         "find DIR | xargs -P 2 cat": cat(tree, "-P 2 -n 500"),
     }
     images = {
         "mkimg verify IMAGE": verify,
         "mkimg verify --threads 1 IMAGE": [*verify, *threads],
-        "veritysetup verify": ["veritysetup", "verify", str(image), str(image), info["root_hash"],
-                               "--hash-offset=%d" % info["hash_offset"]],
     }
+    if peers.has("aide"):
+        aide.write_text(AIDE % {"work": work, "tree": re.sub(r"[^\w/-]", lambda sign: "\\" + sign[0], str(tree))})
+        quiet(["aide", "--init", "--workers=2", "--config=%s" % aide])
+        (work / "aide.db.new").rename(work / "aide.db")
+        trees["aide --check --workers=2"] = ["aide", "--check", "--workers=2", "--config=%s" % aide]
+    if peers.has("mtree"):
+        spec.unlink(missing_ok=True)
+        quiet([MKIMG, "seal", str(image), "-o", str(spec), "--format", "mtree"])
+        trees["mtree -f SPEC -p DIR"] = ["mtree", "-f", str(spec), "-p", str(tree)]
+    if peers.has("veritysetup"):
+        images["veritysetup verify"] = ["veritysetup", "verify", str(image), str(image), info["root_hash"],
+                                        "--hash-offset=%d" % info["hash_offset"]]
     for path in (tree, image):
-        quiet(["sh", "-c", "find %s -type f -print0 | xargs -0 cat >/dev/null" % shlex.quote(str(path))])
-    print(machine())
-    mtree = subprocess.run(["dpkg-query", "-W", "-f", "mtree (NetBSD) ${Version}", "mtree-netbsd"], capture_output=True, text=True)
-    print(", ".join([version(MKIMG, "--version"), version("aide", "--version"), mtree.stdout, version("veritysetup", "--version"),
-                     version("cat", "--version")]))
-    measured = [interleaved(jobs, rounds) for jobs in (trees, images)]
-    table("**Tree** of %d files, %.2f GB" % (files, size / 1e9), measured[0],
-          {"to reading": "find DIR | xargs cat", "to aide": "aide --check --workers=2"})
-    table("**Image** of %.2f GB" % (info["image_size"] / 1e9), measured[1], {"to veritysetup": "veritysetup verify"})
-
-
-if __name__ == "__main__":
-    main()
+        quiet(cat(path))
+    measured = [interleaved(jobs_of(jobs), rounds) for jobs in (trees, images)]
+    versions = peers.text(MKIMG, "aide", "mtree", "veritysetup")
+    results.table("audit tree", table("**Tree** of %d files, %.2f GB" % (files, size / 1e9), measured[0],
+                                      {"to reading": "find DIR | xargs cat", "to aide": "aide --check --workers=2"}), versions)
+    results.table("audit image", table("**Image** of %.2f GB" % (info["image_size"] / 1e9), measured[1],
+                                       {"to veritysetup": "veritysetup verify"}), versions)
