@@ -368,6 +368,18 @@ fn layers_are_kept_in_memory_if_there_is_room() {
     }
 }
 
+/// Nothing in it compresses, so that the blob is the longer one.
+#[test]
+fn layers_of_noise_are_kept() {
+    let noise = noise(3 * BUFFER);
+    let blob = gzip(&noise);
+    assert!(blob.len() > noise.len());
+    let (_dir, layer) = layer_of(&blob, GZIP, &noise);
+    let mut reader = layer.open().unwrap();
+    reader.keep(&Room::new(noise.len() as u64));
+    assert!(reader.finish_kept().unwrap().1.is_some());
+}
+
 /// A layer that turns out longer than it looked is not kept, and leaves the room to others.
 #[test]
 fn layers_longer_than_they_look_are_not_kept() {
