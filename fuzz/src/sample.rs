@@ -84,7 +84,11 @@ pub fn layers() -> Vec<Vec<u8>> {
 /// have their tail behind the inode.
 fn packed_layers() -> Vec<Vec<u8>> {
     let text: Vec<u8> = (0..70_000_u32).flat_map(|number| number.to_string().into_bytes()).collect();
-    let more = vec![tar::file("large", &text[..300_000]), tar::file("long", &text[..270_000]), tar::file("two", &[])];
+    let more = vec![
+        tar::file("large", &text[..300_000]),
+        tar::file("long", &text[..270_000]),
+        tar::file("two", &[]),
+    ];
     let mut layers = layers();
     layers.push([more.concat(), END.to_vec()].concat());
     layers
