@@ -61,5 +61,6 @@ pub fn check_image(
         root_hash: trailer.root_hash,
         data_blocks: header.data_blocks,
         hash_offset: header.hash_offset(),
+        signature: None,
     })
 }

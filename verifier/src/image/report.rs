@@ -45,6 +45,8 @@ pub enum Region {
     RootHash,
     /// The hashes hold, but what they protect breaks the format.
     Structure,
+    /// Nobody who is trusted vouches for the image, or it is an old release.
+    Trust,
 }
 
 impl Region {
@@ -65,6 +67,7 @@ impl Region {
             Self::Trailing => "trailing",
             Self::RootHash => "root-hash",
             Self::Structure => "structure",
+            Self::Trust => "trust",
         }
     }
 
