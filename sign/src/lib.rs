@@ -7,6 +7,7 @@
 //! | [`certificate`] | an X.509 certificate that is trusted as it is |
 //! | [`signature`] | mkimg's own signature |
 //! | [`pkcs7`] | the signature that Linux and systemd take |
+//! | [`attach`] | signatures go into the trailer |
 //! | [`trust`] | the one question of every command: who vouches for this image? |
 //! | [`epochs`] | which releases were seen, so that an older one is refused |
 //!
@@ -20,6 +21,7 @@
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod attach;
 pub mod certificate;
 pub mod epochs;
 pub mod key;

@@ -212,14 +212,25 @@ impl Anchor {
 }
 
 impl Trust {
-    /// Whether nothing at all is asked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.root_hash.is_none() && !self.wants_signature()
-    }
-
     fn wants_signature(&self) -> bool {
         self.require_signature || !self.keys.is_empty() || !self.certificates.is_empty()
+    }
+
+    /// Whether nothing has to be looked at in the image to know whose it must be.
+    #[must_use]
+    pub fn is_root_hash_only(&self) -> bool {
+        !self.wants_signature() && !self.wants_epoch()
+    }
+
+    fn wants_epoch(&self) -> bool {
+        self.min_epoch.is_some() || self.epoch_state.is_some()
+    }
+
+    /// The anchor that the given root hash is by itself.
+    #[must_use]
+    pub fn anchor_by_root_hash(&self) -> Option<Anchor> {
+        let root_hash = self.root_hash?;
+        Some(Anchor { root_hash, by: Vouching::RootHash, release: None, epoch_state: None })
     }
 
     /// The root hash that the image must have, and who says so; `None` if nothing is asked for.
@@ -230,15 +241,13 @@ impl Trust {
     /// # Errors
     /// Why the image is not trusted.
     pub fn anchor(&self, image: &impl ReadAt, now: SystemTime) -> Result<Option<Anchor>, Refusal> {
-        if self.is_empty() {
-            return Ok(None);
+        if self.is_root_hash_only() {
+            // The audit itself says all there is to say.
+            return Ok(self.anchor_by_root_hash());
         }
-        let wants_epoch = self.min_epoch.is_some() || self.epoch_state.is_some();
-        let (root_hash, by, subject) = match self.root_hash {
+        let (by, subject) = match self.root_hash {
             Some(root_hash) if !self.wants_signature() => {
-                // Without more to look at, the audit itself says all there is to say.
-                let subject = wants_epoch.then(|| Subject::read(image, root_hash)).transpose()?;
-                (root_hash, Vouching::RootHash, subject)
+                (Vouching::RootHash, Subject::read(image, root_hash)?)
             }
             wanted => {
                 let trailer = Trailer::read(image)?;
@@ -247,19 +256,24 @@ impl Trust {
                     return Err(Refusal::OtherImage { found, wanted });
                 }
                 let subject = Subject::read(image, found)?;
-                (found, self.vouching(&trailer, &subject, now)?, Some(subject))
+                (self.vouching(&trailer, &subject, now)?, subject)
             }
         };
-        let release = subject.map(|subject| (subject.statement.name, subject.statement.epoch));
-        if let Some((name, epoch)) = &release {
-            if let Some(least) = self.min_epoch.filter(|least| epoch < least) {
-                return Err(Refusal::Epoch { found: *epoch, least });
-            }
-            if let Some(file) = &self.epoch_state {
-                epochs::check(file, name.as_deref(), *epoch)?;
-            }
+        let (root_hash, statement) = (subject.root_hash, subject.statement);
+        if let Some(least) = self.min_epoch.filter(|least| statement.epoch < *least) {
+            return Err(Refusal::Epoch { found: statement.epoch, least });
         }
+        if let Some(file) = &self.epoch_state {
+            epochs::check(file, statement.name.as_deref(), statement.epoch)?;
+        }
+        let release = Some((statement.name, statement.epoch));
         Ok(Some(Anchor { root_hash, by, release, epoch_state: self.epoch_state.clone() }))
+    }
+
+    /// The signatures in a trailer and in the files that were given.
+    #[must_use]
+    pub fn signatures(&self, trailer: &Trailer) -> Signatures {
+        Signatures::new(trailer, &self.sidecars)
     }
 
     /// The first signature that holds: own ones say more, so they come first.
@@ -267,7 +281,7 @@ impl Trust {
         if self.keys.is_empty() && self.certificates.is_empty() {
             return Err(Refusal::NobodyTrusted);
         }
-        let found = Signatures::new(trailer, &self.sidecars);
+        let found = self.signatures(trailer);
         if found.is_empty() {
             return Err(Refusal::Unsigned);
         }

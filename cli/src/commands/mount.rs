@@ -4,15 +4,23 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use mkimg_format::erofs::escape;
+use mkimg_format::trailer::Trailer;
+use mkimg_kernel::dm::VerityTable;
 use mkimg_kernel::mounts::{Backing, mounts};
-use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image};
+use mkimg_mount::{
+    CheckedImage, MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image,
+};
+use mkimg_sign::Trust;
 use serde::Serialize;
 
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
 use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
+use crate::trust::Anchored;
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -21,6 +29,8 @@ struct Outcome<'a> {
     verity: &'static str,
     how: &'a str,
     guarantee: &'a str,
+    #[serde(flatten)]
+    anchored: Anchored,
 }
 
 pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
@@ -30,6 +40,8 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
         upper: args.upper.as_deref(),
         work: args.work.as_deref(),
         policy: match args.verity {
+            Verity::Kernel | Verity::Auto if args.kernel_signature => VerityPolicy::Kernel,
+            _ if args.kernel_signature => bail!("--kernel-signature needs --verity kernel"),
             Verity::Auto => VerityPolicy::Auto,
             Verity::Kernel => VerityPolicy::Kernel,
             Verity::Once => VerityPolicy::Once,
@@ -45,7 +57,19 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     let threads = super::threads(None);
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
-    let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&advance));
+    let trust = args.trust.trust()?;
+    let mut by = None;
+    let mut check = |file: &File, policy| {
+        let anchor = trust.anchor(file, SystemTime::now()).map_err(|refusal| refusal.to_string())?;
+        let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
+        let checked = check_image(file, policy, root_hash, threads, Some(&advance))?;
+        let signature = args.kernel_signature.then(|| pkcs7(file, &trust)).transpose()?;
+        if let Some(anchor) = anchor {
+            anchor.admit().map_err(|error| error.to_string())?;
+            by = Some(anchor.by);
+        }
+        Ok(CheckedImage { signature, ..checked })
+    };
     let mounted = mkimg_mount::mount(&request, &mut check);
     bar.clear();
     let mounted = mounted?;
@@ -61,14 +85,26 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
             },
             how: &mounted.how,
             guarantee: &mounted.guarantee,
+            anchored: Anchored::new(by.is_some(), by.as_ref()),
         };
         json_line(&mut out, &outcome)?;
     } else {
         writeln!(out, "{}: {}", show(&mounted.target), mounted.how)?;
+        if let Some(by) = by {
+            writeln!(out, "{}: vouched for by {}", show(&args.image), escape(by.to_string().as_bytes()))?;
+        }
         writeln!(out, "{}", mounted.guarantee)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The PKCS#7 signature for the kernel: in the image, or in a file.
+fn pkcs7(image: &File, trust: &Trust) -> Result<Vec<u8>, String> {
+    let trailer = Trailer::read(image).map_err(|error| error.to_string())?;
+    let found = trust.signatures(&trailer).pkcs7.into_iter().next();
+    let none = || "has no PKCS#7 signature for the kernel; make one with mkimg sign --cert".to_owned();
+    found.map(|pkcs7| pkcs7.as_der().to_vec()).ok_or_else(none)
 }
 
 pub(crate) fn umount(args: &UmountArgs) -> Result<ExitCode> {
@@ -83,6 +119,8 @@ struct Line {
     device: String,
     upper: Option<String>,
     read_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_signature: Option<bool>,
 }
 
 pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
@@ -99,6 +137,11 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             },
             upper: mount.upper.as_deref().map(lossy),
             read_only: mount.read_only,
+            // Only root may ask device-mapper.
+            kernel_signature: match &mount.backing {
+                Backing::Dm { name, .. } => VerityTable::of(name).ok().map(|table| table.is_signed()),
+                _ => None,
+            },
         };
         if args.json {
             json_line(&mut out, &line)?;
@@ -108,6 +151,9 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             write!(out, "{image} on {target} ({}, {mode}", line.device)?;
             if let Some(upper) = &mount.upper {
                 write!(out, ", upper {}", show(upper))?;
+            }
+            if line.kernel_signature == Some(true) {
+                write!(out, ", signature accepted by the kernel")?;
             }
             writeln!(out, ")")?;
         }

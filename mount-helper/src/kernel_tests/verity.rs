@@ -104,7 +104,8 @@ fn root_dm_verity() {
             other => panic!("{other:?}"),
         }
         // A second mount shares the device and needs no loop device of its own.
-        let shared = mount(&MountRequest { target: &second, ..request }, &mut |_, _| Ok(checked.clone())).unwrap();
+        let shared =
+            mount(&MountRequest { target: &second, ..request }, &mut |_, _| Ok(checked.clone())).unwrap();
         assert!(shared.how.contains("shared with an earlier mount"), "{}", shared.how);
         assert_eq!(content(&second), text);
         umount(&target, UmountOptions::default()).unwrap();

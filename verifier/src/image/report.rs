@@ -104,6 +104,15 @@ pub struct Finding {
     pub problem: String,
 }
 
+impl Finding {
+    /// What an audit cannot find by itself: that the image as a whole is not one that is trusted. `offset` is that of the
+    /// trailer, which has the signatures.
+    #[must_use]
+    pub fn of_trust(offset: u64, problem: String) -> Self {
+        Self { offset, length: 0, region: Region::Trust, paths: Vec::new(), more_paths: 0, problem }
+    }
+}
+
 /// The result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
