@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use mkimg_format::ReadAt;
 use mkimg_sign::{Anchor, Certificate, PublicKey, Trust, Vouching};
 use serde::Serialize;
@@ -23,18 +23,21 @@ const VERITY_D: [&str; 4] =
 
 /// Whom to trust.
 #[derive(Debug, Args)]
+#[command(group(
+    ArgGroup::new("anchors").args(["root_hash", "key", "cert", "require_signature"]).multiple(true)
+))]
 pub(crate) struct TrustArgs {
     /// The root hash that the image must have: 64 hexadecimal digits.
-    #[arg(long, value_name = "HEX", value_parser = root_hash, group = "anchors")]
+    #[arg(long, value_name = "HEX", value_parser = root_hash)]
     pub root_hash: Option<[u8; 32]>,
     /// A public key that must have signed the image; of several, one must.
-    #[arg(long, value_name = "FILE", group = "anchors")]
+    #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
     /// A certificate whose key must have signed it, or its root hash (PKCS#7); of several, one must.
-    #[arg(long, value_name = "FILE", group = "anchors")]
+    #[arg(long, value_name = "FILE")]
     cert: Vec<PathBuf>,
     /// Take nothing that is not signed: without --key and --cert by a certificate in verity.d of systemd.
-    #[arg(long, group = "anchors")]
+    #[arg(long)]
     require_signature: bool,
     /// A file with a signature, besides those in the image; may be given several times.
     #[arg(long, value_name = "FILE", requires = "anchors")]
@@ -141,4 +144,27 @@ fn certificates_in(directories: &[impl AsRef<Path>]) -> Result<Vec<Certificate>>
 
 fn root_hash(text: &str) -> Result<[u8; 32], String> {
     mkimg_format::parse_sha256(text).ok_or_else(|| "must be 64 hexadecimal digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_directory_hides_the_names_of_later_ones() {
+        let top = std::env::temp_dir().join(format!("mkimg-verity.d-{}", std::process::id()));
+        let directories = ["first", "second", "missing"].map(|name| top.join(name));
+        for directory in &directories[..2] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        // Empty: takes the broken one of the next directory away. Other names are not read at all.
+        std::fs::write(directories[0].join("a.crt"), "").unwrap();
+        std::fs::write(directories[1].join("a.crt"), "broken").unwrap();
+        std::fs::write(directories[1].join("README"), "broken").unwrap();
+        assert!(certificates_in(&directories).unwrap().is_empty());
+        std::fs::remove_file(directories[0].join("a.crt")).unwrap();
+        let error = certificates_in(&directories).unwrap_err();
+        std::fs::remove_dir_all(&top).unwrap();
+        assert!(format!("{error:#}").contains("second/a.crt: is no X.509 certificate"), "{error:#}");
+    }
 }
