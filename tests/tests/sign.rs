@@ -167,6 +167,40 @@ fn every_kind_of_key_signs_and_verifies() {
     }
 }
 
+/// The reader that was written from SPEC.md alone reads a signed image, and finds the same message in it.
+#[test]
+fn the_specification_says_what_is_signed() {
+    require!(Need::Tool("openssl"), Need::Tool("python3"));
+    let bench = Bench::new();
+    bench.pair("ed", ED25519).pair("rsa", RSA);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("spec_reader.py");
+    let read = |image: &str| {
+        let _ = tool("python3", args![script, "--message", bench.path("theirs"), bench.path(image)]).ok();
+        bench.read("theirs")
+    };
+    let _ = bench.build("bare.img", &["--name", "web", "--epoch", "3"]);
+    for image in ["bare.img", "web.img"] {
+        let _ = bench.mkimg(&format!("sign {image} --key ed.key")).code(0);
+        let _ = bench.mkimg(&format!("sign {image} --key rsa.key --cert rsa.crt --sidecar")).code(0);
+        let _ = bench.mkimg(&format!("sign {image} --detached-digest ours")).code(0);
+        assert_eq!(read(image), bench.read("ours"), "{image}");
+        bench.openssl(&format!("dgst -sha256 -verify rsa.pub -signature {image}.sig theirs"));
+    }
+    // Records in the wrong order, under a right checksum.
+    let mut bytes = bench.read("web.img");
+    let trailer = bytes.len() - 4096;
+    let records = &mut bytes[trailer + 0x80..];
+    let first = usize::from(u16::from_le_bytes([records[2], records[3]])) + 4;
+    let second = usize::from(u16::from_le_bytes([records[first + 2], records[first + 3]])) + 4;
+    records[..first + second].rotate_left(first);
+    mend(&mut bytes[trailer..]);
+    bench.write("order.img", bytes);
+    let said = tool("python3", args![script, bench.path("order.img")]).output().code(1).err();
+    assert!(said.contains("order of the records"), "{said}");
+    let lines = bench.mkimg("verify --json order.img").code(1).json_lines();
+    assert_eq!(lines[0]["region"], "trailer", "{lines:?}");
+}
+
 /// Keys that are elsewhere: mkimg says what to sign, OpenSSL signs, mkimg checks and puts it in.
 #[test]
 fn signatures_made_elsewhere() {

@@ -4,9 +4,10 @@
 //! with what `mkimg ls` lists on this machine.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::{mkimg, mkimg_path, tool as tool_run};
+use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
 use mkimg_tests::mount::Exclusive;
 use mkimg_tests::need::{Need, skipped, tool};
+use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, steps};
 use mkimg_tests::{args, images, require, scratch};
 use std::fmt::Write as _;
@@ -69,36 +70,26 @@ fn fill_disk(disk: &Path, scratch: &Path) {
 
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
-    let key = |name: &str| scratch.join(format!("{name}.key"));
-    let openssl = |words: &str, more: &[std::ffi::OsString]| {
-        let _ = tool_run("openssl", words.split(' ')).args(more).ok();
-    };
     for name in ["trusted", "stranger"] {
-        let [key, certificate] = [key(name), disk.join(format!("{name}.pem"))];
-        openssl("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out", &args![key]);
-        let subject = format!("/O=mkimg/CN={name}");
-        openssl("req -x509 -new -days 3650 -subj", &args![subject, "-key", key, "-out", certificate]);
-        openssl("x509 -outform DER -in", &args![certificate, "-out", disk.join(format!("{name}.der"))]);
-        openssl("pkey -pubout -in", &args![key, "-out", disk.join(format!("{name}.pub"))]);
+        let signer = Signer::new(scratch, name);
         let signed = disk.join(format!("{name}.mkimg"));
         let _ = std::fs::copy(image, &signed).unwrap();
-        let _ = mkimg(args!["sign", signed, "--key", key, "--cert", certificate, "--sidecar"]).ok();
+        let _ =
+            mkimg(args!["sign", signed, "--key", signer.key, "--cert", signer.certificate, "--sidecar"]).ok();
+        let _ = std::fs::copy(&signer.public, disk.join(format!("{name}.pub"))).unwrap();
+        let _ = std::fs::copy(&signer.certificate, disk.join(format!("{name}.pem"))).unwrap();
+        let der = args!["-out", disk.join(format!("{name}.der"))];
+        let _ = run("openssl", args!["x509", "-outform", "DER", "-in", signer.certificate]).args(der).ok();
     }
     // By the trusted one, over another root hash.
     let other = scratch.join("other");
     std::fs::write(&other, "0".repeat(64)).unwrap();
-    openssl(
-        "smime -sign -binary -noattr -nocerts -md sha256 -outform DER -in",
-        &args![
-            other,
-            "-signer",
-            disk.join("trusted.pem"),
-            "-inkey",
-            key("trusted"),
-            "-out",
-            disk.join("other.p7s")
-        ],
-    );
+    let form = ["-sign", "-binary", "-noattr", "-nocerts", "-md", "sha256", "-outform", "DER"];
+    let [key, certificate] = ["key", "pem"].map(|extension| scratch.join(format!("trusted.{extension}")));
+    let _ = run("openssl", ["smime"])
+        .args(form)
+        .args(args!["-in", other, "-signer", certificate, "-inkey", key, "-out", disk.join("other.p7s")])
+        .ok();
 }
 
 fn every_step_passes(kernel: &str) {
