@@ -9,6 +9,7 @@
 //! | [`pkcs7`] | the signature that Linux and systemd take |
 //! | [`attach`] | signatures go into the trailer |
 //! | [`trust`] | the one question of every command: who vouches for this image? |
+//! | [`files`] | where keys, certificates and signatures lie |
 //! | [`epochs`] | which releases were seen, so that an older one is refused |
 //!
 //! Two kinds, because they serve two readers. A PKCS#7 signature is over the root hash alone, which is all that a kernel
@@ -24,6 +25,7 @@
 pub mod attach;
 pub mod certificate;
 pub mod epochs;
+pub mod files;
 pub mod key;
 mod pem;
 pub mod pkcs7;

@@ -4,17 +4,12 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use mkimg_format::erofs::escape;
-use mkimg_format::trailer::Trailer;
 use mkimg_kernel::dm::VerityTable;
 use mkimg_kernel::mounts::{Backing, mounts};
-use mkimg_mount::{
-    CheckedImage, MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image,
-};
-use mkimg_sign::Trust;
+use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted};
 use serde::Serialize;
 
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
@@ -60,15 +55,10 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     let trust = args.trust.trust()?;
     let mut by = None;
     let mut check = |file: &File, policy| {
-        let anchor = trust.anchor(file, SystemTime::now()).map_err(|refusal| refusal.to_string())?;
-        let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
-        let checked = check_image(file, policy, root_hash, threads, Some(&advance))?;
-        let signature = args.kernel_signature.then(|| pkcs7(file, &trust)).transpose()?;
-        if let Some(anchor) = anchor {
-            anchor.admit().map_err(|error| error.to_string())?;
-            by = Some(anchor.by);
-        }
-        Ok(CheckedImage { signature, ..checked })
+        let (checked, anchor) =
+            check_trusted(file, policy, &trust, args.kernel_signature, threads, Some(&advance))?;
+        by = anchor.map(|anchor| anchor.by);
+        Ok(checked)
     };
     let mounted = mkimg_mount::mount(&request, &mut check);
     bar.clear();
@@ -97,14 +87,6 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The PKCS#7 signature for the kernel: in the image, or in a file.
-fn pkcs7(image: &File, trust: &Trust) -> Result<Vec<u8>, String> {
-    let trailer = Trailer::read(image).map_err(|error| error.to_string())?;
-    let found = trust.signatures(&trailer).pkcs7.into_iter().next();
-    let none = || "has no PKCS#7 signature for the kernel; make one with mkimg sign --cert".to_owned();
-    found.map(|pkcs7| pkcs7.as_der().to_vec()).ok_or_else(none)
 }
 
 pub(crate) fn umount(args: &UmountArgs) -> Result<ExitCode> {

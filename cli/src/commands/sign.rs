@@ -13,7 +13,7 @@ use mkimg_format::trailer::Trailer;
 use mkimg_mkfs::Output;
 use mkimg_sign::attach::{attach, write};
 use mkimg_sign::trust::{Sidecar, judge};
-use mkimg_sign::{Certificate, Pkcs7, PrivateKey, PublicKey, Signature, Subject};
+use mkimg_sign::{Certificate, Pkcs7, PrivateKey, Signature, Subject, files};
 use mkimg_verify::{Options, Region, verify_image};
 use serde::Serialize;
 
@@ -21,7 +21,6 @@ use crate::args::SignArgs;
 use crate::image::{open_file, open_for_update};
 use crate::output::{count, json_line, show, stdout};
 use crate::progress::Bar;
-use crate::trust::{certificates, small_file};
 
 #[derive(Serialize)]
 struct Outcome {
@@ -56,7 +55,7 @@ pub(crate) fn run(args: &SignArgs) -> Result<ExitCode> {
             (signature, pkcs7, subject, trailer)
         }
         (None, Some(key)) => {
-            let private = PrivateKey::read(&small_file(key)?).with_context(|| show(key))?;
+            let private = PrivateKey::read(&files::read(key)?).with_context(|| show(key))?;
             if certificate.as_ref().is_some_and(|certificate| certificate.key() != private.public()) {
                 bail!("{}: the certificate is not of this key", show(key));
             }
@@ -154,7 +153,7 @@ fn made_elsewhere(
     certificate: Option<&Certificate>,
     subject: &Subject,
 ) -> Result<(Option<Signature>, Option<Pkcs7>)> {
-    match Sidecar::read(&small_file(made)?) {
+    match Sidecar::read(&files::read(made)?) {
         Sidecar::Pkcs7(pkcs7) => {
             let pkcs7 = pkcs7?;
             let certificate = certificate.context("a PKCS#7 signature is checked with --cert")?;
@@ -168,7 +167,7 @@ fn made_elsewhere(
         }
         Sidecar::Raw(bytes) => {
             let key = match (key, certificate) {
-                (Some(path), _) => PublicKey::read(&small_file(path)?).with_context(|| show(path))?,
+                (Some(path), _) => files::public_key(path)?,
                 (None, Some(certificate)) => certificate.key().clone(),
                 (None, None) => bail!("a signature is checked with --key or --cert"),
             };
@@ -181,7 +180,7 @@ fn made_elsewhere(
 }
 
 fn one_certificate(path: &Path) -> Result<Certificate> {
-    let mut found = certificates(path)?;
+    let mut found = files::certificates(path)?;
     match (found.pop(), found.is_empty()) {
         (Some(certificate), true) => Ok(certificate),
         _ => bail!("{}: has several certificates, and only one can be the signer's", show(path)),
