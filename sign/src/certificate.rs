@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use der::{Decode as _, Encode as _};
+use mkimg_format::erofs::escape;
 use mkimg_format::{Sha256, hex};
 use sha2::Digest as _;
 use x509_cert::time::Time;
@@ -77,7 +78,8 @@ impl Certificate {
         let none = |_| CertificateError::NoCertificate;
         let certificate = x509_cert::Certificate::from_der(der).map_err(none)?;
         let inner = certificate.tbs_certificate();
-        let subject = inner.subject().to_string();
+        // A name may hold anything, and stands in messages.
+        let subject = escape(inner.subject().to_string().as_bytes());
         let spki = inner.subject_public_key_info().to_der().map_err(none)?;
         let key = PublicKey::from_spki(&spki)
             .map_err(|problem| CertificateError::Key { subject: subject.clone(), problem })?;
@@ -98,7 +100,7 @@ impl Certificate {
         &self.key
     }
 
-    /// Whose it is, as RFC 4514 writes names.
+    /// Whose it is, as RFC 4514 writes names, without control characters.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject

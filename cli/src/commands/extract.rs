@@ -58,7 +58,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let mut out = stdout();
     if let Some(anchor) = &anchor {
-        writeln!(out, "{}: checked against {}", show(&args.image), escape(anchor.by.to_string().as_bytes()))?;
+        writeln!(out, "{}: checked against {}", show(&args.image), anchor.by)?;
     }
     writeln!(
         out,

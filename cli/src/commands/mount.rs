@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use mkimg_format::erofs::escape;
 use mkimg_kernel::dm::VerityTable;
 use mkimg_kernel::mounts::{Backing, mounts};
 use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted};
@@ -81,7 +80,7 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     } else {
         writeln!(out, "{}: {}", show(&mounted.target), mounted.how)?;
         if let Some(by) = by {
-            writeln!(out, "{}: vouched for by {}", show(&args.image), escape(by.to_string().as_bytes()))?;
+            writeln!(out, "{}: vouched for by {}", show(&args.image), by)?;
         }
         writeln!(out, "{}", mounted.guarantee)?;
     }

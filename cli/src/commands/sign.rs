@@ -47,6 +47,8 @@ pub(crate) fn run(args: &SignArgs) -> Result<ExitCode> {
     }
     // Whether it may be written is better known before the long check than after it.
     let file = open_for_update(&args.image)?;
+    // Two who sign at a time come one after the other, so none loses the signature of the other.
+    file.lock().with_context(|| show(&args.image))?;
     let (signature, pkcs7, subject, trailer) = match (&args.attach_signature, &args.key) {
         (Some(made), key) => {
             let (subject, trailer) = open(&args.image, &file)?;
@@ -111,7 +113,6 @@ pub(crate) fn run(args: &SignArgs) -> Result<ExitCode> {
             writeln!(out, "{image}: signed by {} key {}", signature.kind, signature.key)?;
         }
         if let Some(signer) = signer {
-            let signer = mkimg_format::erofs::escape(signer.as_bytes());
             writeln!(out, "{image}: root hash signed by {signer} (PKCS#7)")?;
         }
         for (path, _, inside) in &sidecars {

@@ -136,8 +136,7 @@ pub(super) fn findings(report: &Report) -> u64 {
 fn text(path: &Path, report: &Report, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
     let path = show(path);
     if report.anchored {
-        let by = escape(by.unwrap_or(&Vouching::RootHash).to_string().as_bytes());
-        writeln!(out, "{path}: checked against {by}")?;
+        writeln!(out, "{path}: checked against {}", by.unwrap_or(&Vouching::RootHash))?;
     } else {
         let hint = "give --root-hash, --key or --cert to know whose image it is";
         writeln!(out, "{path}: checked for consistency only; {hint}")?;

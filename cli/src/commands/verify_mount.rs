@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
-use mkimg_format::erofs::escape;
 use mkimg_format::hex;
 use mkimg_sign::{Anchor, Vouching};
-use mkimg_verify::Options;
 use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount, backing_file};
 use mkimg_verify::tree::TreeOptions;
+use mkimg_verify::{Options, Report};
 use serde::Serialize;
 
 use super::verify_image::{self, FindingLine};
@@ -78,9 +77,7 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     let report = audit_mount(target, &options);
     bar.clear();
     let report = report?;
-    if let Some(anchor) = anchor.as_ref().filter(|_| report.is_anchored()) {
-        anchor.admit()?;
-    }
+    admit(anchor.as_ref(), &report)?;
     super::verdict(report.is_clean(), report.is_complete(), print(args, target, &report, anchor.as_ref()))
 }
 
@@ -94,6 +91,14 @@ pub(super) fn anchor(args: &VerifyArgs, target: &Path) -> Result<Option<Anchor>>
     match backing_file(target)? {
         Some(file) => crate::trust::anchor(target, &file, &trust),
         None => bail!("{}: the backing file cannot be read, and the signatures are in it", show(target)),
+    }
+}
+
+/// Remembers the release, if the image behind the mount is the one that was vouched for, whatever lies over it.
+pub(super) fn admit(anchor: Option<&Anchor>, report: &LiveReport) -> Result<()> {
+    match anchor.filter(|_| report.backing.as_ref().is_some_and(Report::is_clean)) {
+        Some(anchor) => Ok(anchor.admit()?),
+        None => Ok(()),
     }
 }
 
@@ -162,7 +167,7 @@ fn unseen(report: &LiveReport) -> impl Iterator<Item = &str> {
 fn text(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
     let style = Style::of_stdout();
     let target = show(target);
-    let claim = match by.map(|by| escape(by.to_string().as_bytes())) {
+    let claim = match by {
         Some(by) if report.is_anchored() => format!("checked against {by}"),
         Some(by) => format!("nothing could be checked against {by}"),
         None => {

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use mkimg_format::detached::{Sealed, WithoutData};
-use mkimg_format::erofs::escape;
 use mkimg_format::header::Header;
 use mkimg_format::hex;
 use mkimg_sign::{Anchor, Trust, Vouching};
@@ -153,7 +152,6 @@ fn findings(report: &TreeReport) -> u64 {
 fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Write) -> Result<()> {
     let dir = show(dir);
     if let Some(by) = baseline.by() {
-        let by = escape(by.to_string().as_bytes());
         writeln!(out, "{dir}: compared with the sealed records of {by}")?;
     } else {
         let hint = "give --root-hash, --key or --cert to know whose they are";

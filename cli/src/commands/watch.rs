@@ -80,7 +80,10 @@ fn mount(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     let anchor = verify_mount::anchor(args, target)?;
     let subject = Mount::new(&canonical, verify_mount::options(args, anchor.as_ref()))?;
     let layers = |report: &LiveReport| report.is_overlay().then(|| report.layers());
-    let print = |report: &LiveReport| verify_mount::print(args, target, report, anchor.as_ref());
+    let print = |report: &LiveReport| {
+        verify_mount::admit(anchor.as_ref(), report)?;
+        verify_mount::print(args, target, report, anchor.as_ref())
+    };
     watch(args, target, &subject, print, layers)
 }
 
