@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use mkimg_format::BLOCK_LEN;
+use mkimg_format::header::Header;
 use mkimg_format::trailer::Trailer;
 use mkimg_fuzz::{assert_one_line, flags, image};
 use mkimg_sign::attach::attach;
@@ -84,13 +85,8 @@ fn keys(input: &[u8]) {
 
 /// A trailer with any records: what is accepted can be signed, and is the same set but for the new one.
 fn records(input: &[u8]) {
-    let sound = Trailer {
-        root_hash: [7; 32],
-        data_blocks: 9,
-        hash_offset: 9 * 4096,
-        image_size: 12 * 4096,
-        records: mkimg_format::records::Records::default(),
-    };
+    let header = Header { data_blocks: 9, meta_block: 5, seal_block: 7, fec_blocks: 0, fec_roots: 0 };
+    let sound = Trailer::new(&header, [7; 32]);
     let mut block = *sound.to_block();
     let length = input.len().min(3964);
     block[0x80..0x80 + length].copy_from_slice(&input[..length]);

@@ -63,17 +63,14 @@ pub fn write(image: &File, trailer: &Trailer) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use mkimg_format::header::Header;
+
     use super::*;
     use crate::key::{KeyId, KeyKind};
 
     fn trailer() -> Trailer {
-        Trailer {
-            root_hash: [7; 32],
-            data_blocks: 9,
-            hash_offset: 36864,
-            image_size: 49152,
-            records: Records::default(),
-        }
+        let header = Header { data_blocks: 9, meta_block: 5, seal_block: 7, fec_blocks: 0, fec_roots: 0 };
+        Trailer::new(&header, [7; 32])
     }
 
     fn signature(key: u8, length: usize) -> Signature {

@@ -18,8 +18,11 @@ nothing_left
 refused mkimg mount "/disk/trusted.mkimg" "$POINT" --kernel-signature --verity once
 contains 'refusal of another policy' "$(cat /run/said)" '--kernel-signature needs --verity kernel'
 
+contains 'doctor' "$(mkimg doctor)" 'on demand; certificates: '
+
 # A kernel that wants signatures.
 reload require_signatures=1
+contains 'doctor' "$(mkimg doctor)" '--verity kernel fails without --kernel-signature'
 refused mkimg mount "$IMAGE" "$POINT" --verity kernel --root-hash "$ROOT_HASH"
 contains 'refusal of a root hash alone' "$(cat /run/said)" 'this kernel maps signed root hashes only'
 nothing_left
@@ -32,6 +35,7 @@ reload require_signatures=1 keyring_unsealed=1
 keyring=0x$(awk '/ \.dm-verity: / { print $1 }' /proc/keys)
 keyctl padd asymmetric '' "$keyring" </disk/trusted.der
 keyctl restrict_keyring "$keyring"
+contains 'doctor' "$(mkimg doctor)" '1 in the keyring of dm-verity'
 
 # What the kernel takes from veritysetup, it takes from mkimg.
 loop=$(losetup -f)
