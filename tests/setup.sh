@@ -14,12 +14,12 @@ MKIMG_TOOLS=$(cd "$MKIMG_TOOLS" && pwd)
 export DEBIAN_FRONTEND=noninteractive
 
 packages=(
-    ca-certificates gcc g++ libc6-dev                                   # cargo, the C parts of crates, libFuzzer
+    ca-certificates gcc g++ libc6-dev openssl                           # cargo, the C parts of crates, libFuzzer
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
     aide time squashfs-tools squashfs-tools-ng                          # peers and stopwatch of the benchmarks
-    kmod dmsetup fsverity                                               # other kernels in a virtual machine
+    kmod dmsetup fsverity keyutils                                      # other kernels in a virtual machine
     chromium-headless-shell                                             # a browser for report --html: 100 MB, 20 seconds
     tar gzip libarchive-tools xz-utils zstd python3                     # archives, case suite, sample image
 )

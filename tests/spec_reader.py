@@ -137,8 +137,19 @@ class Image:
     def read_trailer(self):
         raw = self.read(self.trailer, BLOCK)
         self.root_hash = raw[16:48]
-        expected = struct.pack("<8sII32sQQQII16sIIQI3980x", b"mkimgEND", 1, 0, self.root_hash, self.data_blocks,
-                               self.hash_offset, self.length, BLOCK, BLOCK, b"sha256", 1, 0, 0, 0)[:4092]
+        used = struct.unpack_from("<I", raw, 12)[0]
+        rule(used <= 3964, "records_len")
+        records, at = [], 128
+        while at < 128 + used:
+            kind, length = struct.unpack_from("<HH", raw, at)
+            rule(kind in (1, 2) and length > 0 and at + 4 + length <= 128 + used, "record of the trailer")
+            records.append((kind, raw[at + 4:at + 4 + length]))
+            at += 4 + length
+        rule(records == sorted(set(records)), "order of the records")
+        self.parameters = struct.pack("<32sQQQII16sIIQI12x", self.root_hash, self.data_blocks, self.hash_offset,
+                                      self.length, BLOCK, BLOCK, b"sha256", 1, 0, 0, 0)
+        expected = struct.pack("<8sII", b"mkimgEND", 1, used) + self.parameters + raw[128:128 + used]
+        expected = expected.ljust(4092, b"\0")
         rule(raw[:4092] == expected, "trailer")
         rule(struct.unpack_from("<I", raw, 4092)[0] == zlib.crc32(expected), "CRC-32 of the trailer")
 
@@ -448,6 +459,16 @@ class Seal:
             block += ceil(length, BLOCK)
         rule(raw == expected.ljust(BLOCK, b"\0") and block == image.data_blocks, "table of the seal")
 
+    def message(self):
+        """What a signature is over [9]."""
+        statement = self.sections[1]
+        stated = json.loads(statement)
+        message = b"mkimg signature\0" + struct.pack("<Q", 1) + self.image.parameters
+        message += struct.pack("<Q", stated["epoch"]) + hashlib.sha256(statement).digest()
+        for text in stated.get("name", ""), stated["source"].get("manifest_digest", ""):
+            message += struct.pack("<I", len(text.encode())) + text.encode()
+        return message
+
     def records(self, kind, form):
         return list(struct.iter_unpack(form, self.sections[kind]))
 
@@ -591,6 +612,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root-hash", metavar="HEX", help="refuse an image with any other root hash")
     parser.add_argument("--seal", action="store_true", help="compare the records of the seal with the file system")
+    parser.add_argument("--message", metavar="FILE", help="write what a signature of the image is over")
     parser.add_argument("image")
     args = parser.parse_args()
     try:
@@ -602,6 +624,9 @@ def main():
             print(json.dumps(line, ensure_ascii=False, separators=(",", ":")))
         if args.seal:
             print(Seal(image, fs).check(), file=sys.stderr)
+        if args.message:
+            with open(args.message, "wb") as out:
+                out.write(Seal(image, fs).message())
     except (Broken, OSError) as error:
         sys.stdout.flush()
         sys.exit(f"spec_reader: {args.image}: {error}")

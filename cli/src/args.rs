@@ -9,6 +9,8 @@ use clap_complete::Shell;
 use mkimg_mkfs::{Compression, Dedup, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
+use crate::trust::TrustArgs;
+
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
 #[derive(Debug, Parser)]
 #[command(name = "mkimg", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Show what is in an image by size, and what its source wasted: as text, JSON, or a page with a map.
     Report(ReportArgs),
+    /// Sign an image: for `mkimg verify`, and with a certificate for the kernel and systemd, too.
+    Sign(SignArgs),
     /// Cut the seal out of an image: enough to audit an extracted tree, also as mtree(5) text or JSON.
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
@@ -140,14 +144,15 @@ pub(crate) struct ImageArg {
 #[command(after_help = "\
 Examples:
   mkimg verify web.img --root-hash 5d0f...    is this the image that was published?
+  mkimg verify web.img --key release.pub      has the holder of this key signed it?
   mkimg verify web.img --json                 one JSON object a line, the summary last
   mkimg verify web.img rootfs                 is this tree still what was extracted from it?
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
   mkimg verify /mnt                           is this mount, and the file behind it?
   mkimg verify web/rootfs --only security     what has a container changed that gives power?
 
-Without --root-hash the root hash in the image itself is taken: that proves that the image is
-consistent, not whose it is. The first line says which of the two was checked.")]
+Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
+image is consistent, not whose it is. The first line says what was checked.")]
 pub(crate) struct VerifyArgs {
     /// The image file, its detached seal, or where an image is mounted.
     #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
@@ -157,9 +162,8 @@ pub(crate) struct VerifyArgs {
     /// The detached seal to compare a tree with: `verify --seal FILE DIR`.
     #[arg(long, value_name = "FILE", conflicts_with = "dir", requires = "image")]
     pub seal: Option<PathBuf>,
-    /// The root hash that the image must have: 64 hexadecimal digits.
-    #[arg(long, value_name = "HEX", value_parser = root_hash)]
-    pub root_hash: Option<[u8; 32]>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     #[command(flatten)]
     pub compare: CompareArgs,
 }
@@ -280,9 +284,11 @@ pub(crate) struct MountArgs {
     /// How the bytes are checked.
     #[arg(long, value_enum, default_value_t = Verity::Auto)]
     pub verity: Verity,
-    /// The root hash that the image must have: 64 hexadecimal digits.
-    #[arg(long, value_name = "HEX", value_parser = root_hash)]
-    pub root_hash: Option<[u8; 32]>,
+    /// Let the kernel check the PKCS#7 signature of the root hash by its own keyrings (with dm-verity).
+    #[arg(long)]
+    pub kernel_signature: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// What carries the image.
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
@@ -355,7 +361,7 @@ Examples:
   mkimg extract web.img rootfs --fs-verity   the kernel checks files whenever they are read
 
 Content is checked against its sealed digest while it is written; whether the seal is the right one,
-`mkimg verify --root-hash` says. Nothing outside the directory is ever touched, whatever the image
+--root-hash, --key and --cert tell, before anything is written. Nothing outside the directory is ever touched, whatever the image
 holds.")]
 pub(crate) struct ExtractArgs {
     /// The image file.
@@ -368,6 +374,8 @@ pub(crate) struct ExtractArgs {
     /// Do not restore owners and groups.
     #[arg(long)]
     pub no_owner: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Have the kernel check every read of the files (fs-verity); takes ext4, f2fs or btrfs with that feature.
     #[arg(long)]
     pub fs_verity: bool,
@@ -459,6 +467,47 @@ pub(crate) struct SealArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg sign web.img --key release.key                     Ed25519, RSA or ECDSA
+  mkimg sign web.img --key release.key --cert release.crt  also for the kernel and systemd (PKCS#7)
+
+With a key that is elsewhere:
+  mkimg sign web.img --detached-digest web.msg
+  openssl pkeyutl -sign -rawin -inkey release.key -in web.msg -out web.raw
+  mkimg sign web.img --attach-signature web.raw --key release.pub
+and for PKCS#7:
+  mkimg sign web.img --detached-digest web.hash --cert release.crt
+  openssl smime -sign -binary -noattr -nocerts -md sha256 -in web.hash -signer release.crt \\
+      -inkey release.key -outform DER -out web.der
+  mkimg sign web.img --attach-signature web.der --cert release.crt
+
+The image is checked first, and nothing of it is changed but the trailer. Signing again replaces the
+signature of the same key; those of other keys stay.")]
+pub(crate) struct SignArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// The private key, in PEM or DER; with --attach-signature the public one.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["detached_digest", "attach_signature"])]
+    pub key: Option<PathBuf>,
+    /// The certificate of the key: adds a PKCS#7 signature of the root hash.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Write the signatures to IMAGE.sig and IMAGE.p7s, too.
+    #[arg(long)]
+    pub sidecar: bool,
+    /// Write what has to be signed: with --cert the root hash for PKCS#7, else all that a signature is over.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "sidecar", "json"])]
+    pub detached_digest: Option<PathBuf>,
+    /// Put in a signature that was made elsewhere, after a check that it fits: PKCS#7 with --cert, else with --key.
+    #[arg(long, value_name = "FILE", conflicts_with = "detached_digest")]
+    pub attach_signature: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print one JSON object a line.
     #[arg(long)]
@@ -520,10 +569,6 @@ const TOP_MAX: usize = 1000;
 fn top(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=TOP_MAX).contains(number));
     number.ok_or_else(|| format!("must be a number from 1 to {TOP_MAX}"))
-}
-
-fn root_hash(text: &str) -> Result<[u8; 32], String> {
-    mkimg_format::parse_sha256(text).ok_or_else(|| "must be 64 hexadecimal digits".to_owned())
 }
 
 #[cfg(test)]

@@ -17,8 +17,17 @@ const O_NONBLOCK: i32 = 0o4000;
 
 /// Opens a regular file or block device for reading.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true))
+}
+
+/// Opens a regular file or block device to change a part of it.
+pub(crate) fn open_for_update(path: &Path) -> Result<File> {
+    open_with(path, OpenOptions::new().read(true).write(true))
+}
+
+fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File> {
     let name = || show(path);
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).with_context(name)?;
+    let file = options.custom_flags(O_NONBLOCK).open(path).with_context(name)?;
     let kind = file.metadata().with_context(name)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         bail!("{}: is no regular file and no block device", show(path));

@@ -12,6 +12,7 @@ mod mtree;
 mod output;
 mod progress;
 mod style;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Extract(args) => commands::extract::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Report(args) => commands::report::run(&args),
+        Command::Sign(args) => commands::sign::run(&args),
         Command::Seal(args) => commands::seal::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions(args) => commands::manual::completions(&args),

@@ -9,7 +9,7 @@
 //! | EROFS superblock, inodes, directories, xattrs | [`erofs`] |
 //! | seal: statement, OCI documents, digests, origins, waste | [`seal`] |
 //! | dm-verity superblock and tree | [`verity`], [`merkle`] |
-//! | trailer | [`trailer`] |
+//! | trailer, signatures in it | [`trailer`], [`records`] |
 //! | seal cut out of an image | [`detached`] |
 //!
 //! A [`trace`] is no part of an image: it says in which order a workload reads files.
@@ -28,13 +28,16 @@ pub mod fsverity;
 pub mod header;
 pub mod lint;
 pub mod merkle;
+mod proven;
 mod read_at;
+pub mod records;
 pub mod seal;
 pub mod trace;
 pub mod trailer;
 pub mod verity;
 
 pub use error::{Error, Part, Problem, Result};
+pub use proven::Proven;
 pub use read_at::ReadAt;
 
 /// Size in bytes of a file-system block, of a dm-verity data block and of a dm-verity hash block.

@@ -7,6 +7,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::header::{Header, VERSION};
+use crate::records::{AREA_LEN, Records};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, ReadAt, Result, Sha256};
 
 /// First bytes of the trailer.
@@ -39,11 +40,14 @@ struct RawTrailer {
     fec_roots: U32,
     reserved: [u8; 12],
 
-    records: [u8; BLOCK_LEN - 132],
+    records: [u8; AREA_LEN],
     crc32: U32,
 }
 
 const _: () = assert!(size_of::<RawTrailer>() == BLOCK_LEN);
+
+/// Where the root hash and the parameters of the tree stand in the trailer: what has to be signed of it.
+pub const SIGNED: std::ops::Range<usize> = 0x10..0x80;
 
 /// What a verifier starts from: root hash and the parameters of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +60,12 @@ pub struct Trailer {
     pub hash_offset: u64,
     /// Length of the image in bytes.
     pub image_size: u64,
+    /// Signatures; nothing that a root hash binds, or that binds one by itself.
+    pub records: Records,
 }
 
 impl Trailer {
-    /// The trailer that belongs to a header and a root hash.
+    /// The trailer that belongs to a header and a root hash, without records.
     #[must_use]
     pub fn new(header: &Header, root_hash: Sha256) -> Self {
         Self {
@@ -67,7 +73,15 @@ impl Trailer {
             data_blocks: header.data_blocks,
             hash_offset: header.hash_offset(),
             image_size: header.image_size(),
+            records: Records::default(),
         }
+    }
+
+    /// Whether both are about the same tree, whoever signed it.
+    #[must_use]
+    pub fn same_tree(&self, other: &Self) -> bool {
+        let unsigned = |trailer: &Self| Self { records: Records::default(), ..trailer.clone() };
+        unsigned(self) == unsigned(other)
     }
 
     /// The bytes of the trailer block.
@@ -76,7 +90,8 @@ impl Trailer {
         let mut raw = RawTrailer {
             magic: MAGIC,
             version: VERSION.into(),
-            records_len: 0.into(),
+            // At most the length of the area.
+            records_len: u32::try_from(self.records.length()).unwrap_or_default().into(),
             root_hash: self.root_hash,
             data_blocks: self.data_blocks.into(),
             hash_offset: self.hash_offset.into(),
@@ -89,7 +104,7 @@ impl Trailer {
             fec_offset: 0.into(),
             fec_roots: 0.into(),
             reserved: [0; 12],
-            records: [0; BLOCK_LEN - 132],
+            records: self.records.to_area(),
             crc32: 0.into(),
         };
         raw.crc32 = crc32fast::hash(&raw.as_bytes()[..CRC_AT]).into();
@@ -141,11 +156,16 @@ impl Trailer {
             let found = raw.version.get().into();
             return Err(Error::field(Part::Trailer, at(8), "version", found, "1"));
         }
+        let records = Records::from_area(&raw.records, raw.records_len.get()).map_err(|(place, rule)| {
+            let place = at(0x80_u64.saturating_add(u64::try_from(place).unwrap_or_default()));
+            Error::field(Part::Trailer, place, "records_len", raw.records_len.get().into(), rule)
+        })?;
         let trailer = Self {
             root_hash: raw.root_hash,
             data_blocks: raw.data_blocks.get(),
             hash_offset: raw.hash_offset.get(),
             image_size: raw.image_size.get(),
+            records,
         };
         // Everything else has one legal value in this version.
         if trailer.to_block() != Box::new(*block) {
@@ -153,7 +173,7 @@ impl Trailer {
             return Err(Error::field(
                 Part::Trailer,
                 at(12),
-                "tree parameters, record area or reserved",
+                "tree parameters, order of records, bytes behind them, or reserved",
                 found,
                 "the only values of version 1",
             ));
@@ -165,16 +185,55 @@ impl Trailer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::{Kind, Record};
+
+    fn trailer() -> Trailer {
+        let record = |kind, content: &[u8]| Record { kind, content: content.to_vec() };
+        let records = vec![record(Kind::Signature, b"one"), record(Kind::Pkcs7, b"two")];
+        Trailer {
+            root_hash: [7; 32],
+            data_blocks: 9,
+            hash_offset: 36864,
+            image_size: 49152,
+            records: Records::new(records).unwrap(),
+        }
+    }
 
     #[test]
     fn survives_a_round_trip_and_refuses_every_changed_byte() {
-        let trailer = Trailer { root_hash: [7; 32], data_blocks: 9, hash_offset: 36864, image_size: 49152 };
-        let good = trailer.to_block();
-        assert_eq!(Trailer::from_block(&good, 0).unwrap(), trailer);
-        for at in 0..BLOCK_LEN {
-            let mut block = good.clone();
-            block[at] ^= 1;
-            assert!(Trailer::from_block(&block, 0).is_err(), "byte {at}");
+        for trailer in [Trailer { records: Records::default(), ..trailer() }, trailer()] {
+            let good = trailer.to_block();
+            assert_eq!(Trailer::from_block(&good, 0).unwrap(), trailer);
+            for at in 0..BLOCK_LEN {
+                let mut block = good.clone();
+                block[at] ^= 1;
+                assert!(Trailer::from_block(&block, 0).is_err(), "byte {at}");
+            }
         }
+    }
+
+    #[test]
+    fn records_have_one_form_even_under_a_right_checksum() {
+        let good = trailer().to_block();
+        let changed = |change: &dyn Fn(&mut [u8; BLOCK_LEN])| {
+            let mut block = good.clone();
+            change(&mut block);
+            let crc = crc32fast::hash(&block[..CRC_AT]);
+            block[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+            Trailer::from_block(&block, 0).map_err(|error| error.to_string())
+        };
+        assert_eq!(changed(&|_| ()).unwrap(), trailer());
+        let order = changed(&|block| {
+            let two: [u8; 7] = *block[0x87..].first_chunk().unwrap();
+            block.copy_within(0x80..0x87, 0x87);
+            block[0x80..0x87].copy_from_slice(&two);
+        });
+        assert!(order.unwrap_err().contains("order of records"));
+        assert!(changed(&|block| block[4091] = 1).unwrap_err().contains("bytes behind them"));
+        assert!(changed(&|block| block[0x0c] = 13).unwrap_err().contains("must be whole records"));
+        assert!(changed(&|block| block[0x80] = 9).unwrap_err().contains("must be records of a known kind"));
+        // Other content is another signature, which is for its reader to judge.
+        assert!(changed(&|block| block[0x84] = b'x').unwrap().same_tree(&trailer()));
+        assert!(!changed(&|block| block[0x10] = 1).unwrap().same_tree(&trailer()));
     }
 }

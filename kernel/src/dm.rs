@@ -22,12 +22,16 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
 use crate::ioctl::{self, DmIoctl, DmTargetSpec};
+use crate::keyring::ThreadKey;
 
 const CONTROL: &str = "/dev/mapper/control";
 /// Room for answers; the longest table line of one verity target is below 1 KiB.
 const ANSWER_BYTES: usize = 16 << 10;
 const HEAD: usize = size_of::<DmIoctl>();
 const SPEC: usize = size_of::<DmTargetSpec>();
+
+/// Word in front of the name of the key with the signature.
+const SIGNATURE_OPTION: &str = "root_hash_sig_key_desc";
 
 const DM_READONLY_FLAG: u32 = 1;
 const DM_STATUS_TABLE_FLAG: u32 = 1 << 4;
@@ -121,6 +125,8 @@ pub struct VerityTarget {
     pub salt: Vec<u8>,
     /// Reaction to a mismatch.
     pub on_corruption: OnCorruption,
+    /// PKCS#7 signature of the root hash, which the kernel has to accept by its own keyrings (Linux 5.4).
+    pub signature: Option<Vec<u8>>,
 }
 
 impl VerityTarget {
@@ -151,11 +157,19 @@ impl VerityTarget {
             self.algorithm,
             hex(&self.root_hash),
         );
-        line.push_str(match self.on_corruption {
-            OnCorruption::Eio => "",
-            OnCorruption::Restart => " 1 restart_on_corruption",
-            OnCorruption::Panic => " 1 panic_on_corruption",
+        let mut options: Vec<&str> = Vec::new();
+        options.extend(match self.on_corruption {
+            OnCorruption::Eio => None,
+            OnCorruption::Restart => Some("restart_on_corruption"),
+            OnCorruption::Panic => Some("panic_on_corruption"),
         });
+        let name = self.name();
+        if self.signature.is_some() {
+            options.extend([SIGNATURE_OPTION, &name]);
+        }
+        if !options.is_empty() {
+            line.push_str(&format!(" {} {}", options.len(), options.join(" ")));
+        }
         Ok(line)
     }
 
@@ -215,6 +229,16 @@ impl VerityDevice {
     pub fn activate(target: &VerityTarget) -> Result<Self> {
         let control = Control::open()?;
         let (name, table, sectors) = (target.name(), target.table_line()?, target.sectors()?);
+        // The kernel finds the signature by the name that the table has for it.
+        let signature = target.signature.as_deref();
+        let _key = signature.map(|signature| ThreadKey::add(&name, signature)).transpose()?;
+        let refused = |errno| match errno {
+            Errno::NOKEY => {
+                Error::RootHashSignature { name: name.clone(), errno, given: signature.is_some() }
+            }
+            _ if signature.is_some() => Error::RootHashSignature { name: name.clone(), errno, given: true },
+            _ => named("load table of", &name)(errno),
+        };
         // Again when a device that was found vanishes before it is opened, or is not loaded yet.
         let mut last = Errno::NXIO;
         for attempt in 0..20u64 {
@@ -226,7 +250,7 @@ impl VerityDevice {
             };
             let guard = created.then(|| RemoveOnDrop { control: &control, name: name.clone() });
             if created {
-                control.load(&name, sectors, &table).map_err(named("load table of", &name))?;
+                control.load(&name, sectors, &table).map_err(refused)?;
                 control.resume(&name).map_err(named("resume", &name))?;
             }
             let number = match control.number(&name) {
@@ -317,6 +341,12 @@ impl VerityTable {
     pub fn of(name: &str) -> Result<Self> {
         let (_, line) = Control::open()?.table(name).map_err(named("table", name))?;
         Self::parse(&line).ok_or(Error::KernelAnswer { what: "dm-verity table", found: line })
+    }
+
+    /// Whether the kernel has checked a signature of the root hash by its own keyrings.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        self.options.iter().any(|word| word == SIGNATURE_OPTION)
     }
 
     /// Words: version, data device, hash device, two block sizes, data blocks, hash start, algorithm, root, salt,
@@ -486,21 +516,23 @@ fn first_target(payload: &[u8]) -> Option<(u64, String)> {
     Some((spec.length, String::from_utf8(text.to_vec()).ok()?.trim_end().to_owned()))
 }
 
-/// Whether two table lines agree in everything but the devices (words 2 and 3).
+/// Whether a table that was found does what is wanted: all words are the same but the devices (words 2 and 3), and it may
+/// be signed where that is not asked for.
 fn same_parameters(found: &str, wanted: &str) -> bool {
-    let words = |line: &str| -> Vec<String> {
-        line.split_ascii_whitespace()
-            .enumerate()
-            .filter(|(index, _)| *index != 1 && *index != 2)
-            .map(|(_, word)| word.to_owned())
-            .collect()
+    let words = |line: &str| -> (Vec<String>, Vec<String>) {
+        let mut words: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
+        // Some kernels print the count of optional words even when it is zero.
+        let options = words.split_off(words.len().min(10)).into_iter().skip(1).collect();
+        words.drain(words.len().min(1)..words.len().min(3));
+        (words, options)
     };
-    let (mut found, wanted) = (words(found), words(wanted));
-    // Some kernels print the count of optional words even when it is zero.
-    if found.len() == wanted.len().saturating_add(1) && found.last().is_some_and(|word| word == "0") {
-        found.pop();
+    let ((found, mut extra), (wanted, asked)) = (words(found), words(wanted));
+    if let Some(at) = extra.iter().position(|word| word == SIGNATURE_OPTION)
+        && !asked.iter().any(|word| word == SIGNATURE_OPTION)
+    {
+        extra.drain(at..extra.len().min(at.saturating_add(2)));
     }
-    found == wanted
+    (found, extra) == (wanted, asked)
 }
 
 fn node_path(number: DevNumber) -> PathBuf {
@@ -541,6 +573,7 @@ mod tests {
             root_hash: (0u8..32).collect(),
             salt: Vec::new(),
             on_corruption: OnCorruption::Eio,
+            signature: None,
         }
     }
 
@@ -565,6 +598,17 @@ mod tests {
             format!("1 7:3 7:12 512 4096 1000 1001 sha256 {ROOT} ab01 1 panic_on_corruption")
         );
         assert_eq!(t.sectors().unwrap(), 1000);
+        let signed = VerityTarget { signature: Some(vec![1]), ..target() };
+        assert_eq!(
+            signed.table_line().unwrap(),
+            format!("1 7:3 7:3 4096 4096 1000 1001 sha256 {ROOT} - 2 root_hash_sig_key_desc mkimg-{ROOT}")
+        );
+        let both = VerityTarget { on_corruption: OnCorruption::Panic, ..signed };
+        assert!(
+            both.table_line()
+                .unwrap()
+                .ends_with(&format!(" - 3 panic_on_corruption root_hash_sig_key_desc mkimg-{ROOT}"))
+        );
     }
 
     #[test]
@@ -653,9 +697,15 @@ mod tests {
             ("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 1 ignore_corruption", false),
             ("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 1 check_at_most_once", false),
             ("", false),
+            ("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 2 root_hash_sig_key_desc k", true),
+            ("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 3 ignore_corruption root_hash_sig_key_desc k", false),
         ] {
             assert_eq!(same_parameters(found, wanted), same, "{found}");
         }
+        let signed = format!("{wanted} 2 root_hash_sig_key_desc k");
+        assert!(same_parameters(&signed, &signed));
+        assert!(!same_parameters(wanted, &signed), "a device that the kernel has not found signed");
+        assert!(!same_parameters(&format!("{wanted} 2 root_hash_sig_key_desc l"), &signed));
     }
 
     #[test]

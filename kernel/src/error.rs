@@ -52,6 +52,24 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// The kernel does not map a root hash for what it knows of its signature.
+    #[error("device-mapper load table of {name}: {errno}: {}", signature_words(*.errno, *.given))]
+    RootHashSignature {
+        /// Name of the mapped device.
+        name: String,
+        /// The kernel's answer.
+        errno: Errno,
+        /// Whether a signature was given.
+        given: bool,
+    },
+    /// Nothing can be handed over through a keyring.
+    #[error("key {name} in the keyring of this thread: {reason}")]
+    Keyring {
+        /// Name of the key.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// A mapped device of our name exists with another table.
     #[error("device-mapper device {name}: exists with another table: {found}")]
     DeviceMapperConflict {
@@ -107,9 +125,28 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Path { errno, .. } | Error::DeviceMapper { errno, .. } => Some(*errno),
+            Error::Path { errno, .. }
+            | Error::DeviceMapper { errno, .. }
+            | Error::RootHashSignature { errno, .. } => Some(*errno),
             _ => None,
         }
+    }
+}
+
+/// What an answer means for a signature (`verity_verify_root_hash` of Linux, and `verify_pkcs7_signature` below it).
+const fn signature_words(errno: Errno, given: bool) -> &'static str {
+    match errno {
+        Errno::NOKEY if !given => {
+            "this kernel maps signed root hashes only (require_signatures of dm_verity), and no signature was given to it"
+        }
+        Errno::NOKEY => "no keyring that the kernel asks has the certificate of the signer",
+        Errno::KEYREJECTED => {
+            "the signature is not over this root hash, or not by the certificate in the kernel's keyring"
+        }
+        Errno::BADMSG => "the signature is no PKCS#7 message that the kernel can read",
+        Errno::NOPKG => "the kernel lacks an algorithm of the signature",
+        Errno::INVAL => "perhaps this kernel was built without DM_VERITY_VERIFY_ROOTHASH_SIG",
+        _ => "the kernel does not take the signature",
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`overlay_source`] | how an overlay names the image below it |
 //! | [`loop_device`] | block devices over files |
 //! | [`dm`] | dm-verity through device-mapper |
+//! | `keyring` | what dm-verity takes by the name of a key |
 //! | [`fanotify`] | what changes in directories, as it happens |
 //! | [`opens`] | which files of an image are opened, as it happens |
 //! | [`handle`] | names of inodes that events bear |
@@ -25,6 +26,7 @@ pub mod fsverity;
 pub mod handle;
 pub mod image_file;
 mod ioctl;
+mod keyring;
 pub mod loop_device;
 pub mod mountinfo;
 pub mod mounts;

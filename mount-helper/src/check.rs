@@ -2,15 +2,46 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::time::SystemTime;
 
 use mkimg_format::erofs::escape;
 use mkimg_format::header::Header;
 use mkimg_format::lint::{self, lint};
 use mkimg_format::trailer::Trailer;
 use mkimg_format::{Sha256, hex};
+use mkimg_sign::{Anchor, Trust};
 use mkimg_verify::{Options, verify_image};
 
 use crate::policy::{CheckedImage, VerityPolicy};
+
+/// Asks who vouches for an open image, and then does what [`check_image`] does against the root hash that comes of it.
+///
+/// With `kernel_signature` the kernel is going to be given the PKCS#7 signature of the image, or else of a file.
+///
+/// # Errors
+/// Why the image must not be mounted, for the user to read.
+pub fn check_trusted(
+    image: &File,
+    policy: VerityPolicy,
+    trust: &Trust,
+    kernel_signature: bool,
+    threads: NonZeroUsize,
+    progress: Option<&(dyn Fn(u64, u64) + Sync)>,
+) -> Result<(CheckedImage, Option<Anchor>), String> {
+    let anchor = trust.anchor(image, SystemTime::now()).map_err(|refusal| refusal.to_string())?;
+    let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
+    let mut checked = check_image(image, policy, root_hash, threads, progress)?;
+    if kernel_signature {
+        let trailer = Trailer::read(image).map_err(|error| error.to_string())?;
+        let pkcs7 = trust.signatures(&trailer).pkcs7.into_iter().next();
+        let pkcs7 = pkcs7.ok_or("has no PKCS#7 signature for the kernel; make one with mkimg sign --cert")?;
+        checked.signature = Some(pkcs7.as_der().to_vec());
+    }
+    if let Some(anchor) = &anchor {
+        anchor.admit().map_err(|error| error.to_string())?;
+    }
+    Ok((checked, anchor))
+}
 
 /// Audits an open image as far as a policy asks for it: completely for [`VerityPolicy::Once`], otherwise its
 /// structure alone, so that the kernel's parser meets nothing that mkimg does not write.
@@ -41,7 +72,7 @@ pub fn check_image(
     }
     let header = Header::read(image).map_err(fail)?;
     let trailer = Trailer::read(image).map_err(fail)?;
-    if Trailer::new(&header, trailer.root_hash) != trailer {
+    if !Trailer::new(&header, trailer.root_hash).same_tree(&trailer) {
         return Err("header and trailer do not agree; see mkimg verify".to_owned());
     }
     if let Some(wanted) = root_hash.filter(|wanted| *wanted != trailer.root_hash) {
@@ -61,5 +92,6 @@ pub fn check_image(
         root_hash: trailer.root_hash,
         data_blocks: header.data_blocks,
         hash_offset: header.hash_offset(),
+        signature: None,
     })
 }

@@ -57,6 +57,7 @@ pub fn probe() -> Vec<Probe> {
     probes.push(compressors(&file, &loop_mount));
     probes.push(loop_devices());
     probes.push(dm_verity());
+    probes.push(signatures());
     probes.push(overlay());
     probes.push(fs_verity());
     probes
@@ -273,6 +274,55 @@ fn dm_verity() -> Probe {
     }
 }
 
+fn signatures() -> Probe {
+    let required = fs::read_to_string("/sys/module/dm_verity/parameters/require_signatures").ok();
+    let keys = fs::read_to_string("/proc/keys").unwrap_or_default();
+    signature_probe(required.map(|value| value.trim() == "Y"), certificates(&keys))
+}
+
+/// What `/proc/keys` says of the keyring of dm-verity (Linux 7.0): how many certificates are in it.
+fn certificates(keys: &str) -> Option<u32> {
+    let (_, count) = keys.lines().find_map(|line| line.split_once(" .dm-verity: "))?;
+    // An empty keyring says so in a word.
+    Some(count.trim().parse().unwrap_or(0))
+}
+
+/// `required` is the parameter of dm-verity, if it has one.
+fn signature_probe(required: Option<bool>, certificates: Option<u32>) -> Probe {
+    let name = "signatures";
+    let by = match certificates {
+        Some(count @ 1..) => format!("{count} in the keyring of dm-verity"),
+        Some(0) => "none in the keyring of dm-verity".to_owned(),
+        None => "no keyring of dm-verity".to_owned(),
+    };
+    match required {
+        None => new(
+            name,
+            Status::Missing,
+            "dm-verity is not loaded, or checks no signatures",
+            "mount --kernel-signature may fail; verify and mount check signatures themselves with --key and --cert",
+        ),
+        Some(true) => new(
+            name,
+            Status::Ok,
+            format!("required; certificates: {by}, and those of the kernel"),
+            "--verity kernel fails without --kernel-signature",
+        ),
+        Some(false) if certificates.is_some_and(|count| count > 0) => new(
+            name,
+            Status::Ok,
+            format!("on demand; certificates: {by}, and those of the kernel"),
+            "mount --kernel-signature has the kernel check a signature",
+        ),
+        Some(false) => new(
+            name,
+            Status::Limited,
+            format!("on demand; certificates: {by}, only those of the kernel"),
+            "mount --kernel-signature takes what was signed by a certificate that the kernel trusts from the start",
+        ),
+    }
+}
+
 fn overlay() -> Probe {
     let name = "overlay";
     if filesystem("overlay") {
@@ -420,9 +470,32 @@ mod tests {
     }
 
     #[test]
+    fn signatures_of_dm_verity() {
+        let line = |keys: &str| {
+            format!(
+                "0a5d1234 I------     1 perm 1f030000     0     0 user      .dm-x: 1\n2cd81234 I--Q---     2 perm 08070000     0     0 keyring   .dm-verity: {keys}\n"
+            )
+        };
+        assert_eq!(certificates(&line("3")), Some(3));
+        assert_eq!(certificates(&line("empty")), Some(0));
+        assert_eq!(certificates("2cd81234 I--Q---     2 perm 08070000 0 0 keyring   .fs-verity: 3\n"), None);
+        for (required, certificates, status, found) in [
+            (None, None, Status::Missing, "not loaded"),
+            (Some(false), None, Status::Limited, "no keyring of dm-verity"),
+            (Some(false), Some(0), Status::Limited, "none in the keyring"),
+            (Some(false), Some(2), Status::Ok, "on demand; certificates: 2 in the keyring"),
+            (Some(true), None, Status::Ok, "required"),
+        ] {
+            let probe = signature_probe(required, certificates);
+            assert_eq!(probe.status, status, "{required:?} {certificates:?}");
+            assert!(probe.found.contains(found), "{}", probe.found);
+        }
+    }
+
+    #[test]
     fn a_probe_without_privileges_still_answers() {
         let probes = probe();
-        assert_eq!(probes.len(), 10);
+        assert_eq!(probes.len(), 11);
         assert!(filesystem("proc") && !filesystem("nodev") && !filesystem("no-such-type"));
         assert!(!module("no-such-module"));
     }

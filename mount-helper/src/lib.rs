@@ -21,7 +21,7 @@ pub mod record;
 mod tiny_image;
 pub mod umount;
 
-pub use check::check_image;
+pub use check::{check_image, check_trusted};
 pub use error::{Error, Result};
 pub use mount::{Identity, MountAttrs, Source, mount_erofs};
 pub use policy::{CheckedImage, MountRequest, Mounted, VerityPolicy, Via, mount};

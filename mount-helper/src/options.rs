@@ -8,6 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use mkimg_sign::files::FileError;
+use mkimg_sign::{Trust, files};
+
 use crate::error::{Error, Result};
 use crate::mount::MountAttrs;
 use crate::policy::{MountRequest, VerityPolicy, Via};
@@ -57,6 +60,16 @@ pub struct MountOptions {
     pub policy: VerityPolicy,
     /// `roothash=HEX`: the root hash that the image must have.
     pub root_hash: Option<[u8; 32]>,
+    /// `key=FILE`, of several one must have signed.
+    pub keys: Vec<PathBuf>,
+    /// `cert=FILE`, likewise.
+    pub certificates: Vec<PathBuf>,
+    /// `minepoch=N`: older releases are refused.
+    pub min_epoch: Option<u64>,
+    /// `epochstate=FILE`: and those that are older than what was seen.
+    pub epoch_state: Option<PathBuf>,
+    /// `kernelsignature`: the kernel checks the signature, too.
+    pub kernel_signature: bool,
     /// `upperdir=DIR`.
     pub upper: Option<PathBuf>,
     /// `workdir=DIR`.
@@ -144,7 +157,48 @@ impl HelperArgs {
                 reason: "need both or neither",
             });
         }
+        let epochs = options.min_epoch.is_some() || options.epoch_state.is_some();
+        let anchored =
+            options.root_hash.is_some() || !options.keys.is_empty() || !options.certificates.is_empty();
+        if epochs && !anchored {
+            return Err(Error::Usage {
+                option: "minepoch, epochstate".to_owned(),
+                reason: "need roothash, key or cert, or anybody could have written the epoch",
+            });
+        }
+        if options.kernel_signature {
+            options.policy = match options.policy {
+                VerityPolicy::Auto | VerityPolicy::Kernel => VerityPolicy::Kernel,
+                VerityPolicy::Once | VerityPolicy::Off => {
+                    return Err(Error::Usage {
+                        option: "kernelsignature".to_owned(),
+                        reason: "needs verity=kernel",
+                    });
+                }
+            };
+        }
         Ok(Self { source, target, fake, sloppy, verbose, options })
+    }
+
+    /// Whom to trust.
+    ///
+    /// # Errors
+    /// A key or certificate that cannot be read.
+    pub fn trust(&self) -> std::result::Result<Trust, FileError> {
+        let options = &self.options;
+        let mut trust = Trust {
+            root_hash: options.root_hash,
+            min_epoch: options.min_epoch,
+            epoch_state: options.epoch_state.clone(),
+            ..Trust::default()
+        };
+        for path in &options.keys {
+            trust.keys.push(files::public_key(path)?);
+        }
+        for path in &options.certificates {
+            trust.certificates.append(&mut files::certificates(path)?);
+        }
+        Ok(trust)
     }
 
     /// The request to hand to [`crate::mount()`].
@@ -207,6 +261,24 @@ impl MountOptions {
                     None => return bad("need 64 hexadecimal digits"),
                 }
             }
+            ("key" | "cert" | "epochstate", Some(value)) => {
+                if value.is_empty() {
+                    return bad("need a file");
+                }
+                let file = PathBuf::from(OsStr::from_bytes(value));
+                match name {
+                    "key" => self.keys.push(file),
+                    "cert" => self.certificates.push(file),
+                    _ => self.epoch_state = Some(file),
+                }
+            }
+            ("minepoch", Some(value)) => {
+                match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+                    Some(epoch) => self.min_epoch = Some(epoch),
+                    None => return bad("need a number"),
+                }
+            }
+            ("kernelsignature", None) => self.kernel_signature = true,
             ("upperdir" | "workdir", Some(value)) => {
                 if value.is_empty() {
                     return bad("need a directory");
@@ -222,7 +294,11 @@ impl MountOptions {
             ("suid", None) => self.attrs.nosuid = false,
             ("noexec", None) => self.attrs.noexec = true,
             ("exec", None) => self.attrs.noexec = false,
-            ("verity" | "via" | "roothash" | "upperdir" | "workdir", None) => return bad("needs a value"),
+            (
+                "verity" | "via" | "roothash" | "key" | "cert" | "epochstate" | "minepoch" | "upperdir"
+                | "workdir",
+                None,
+            ) => return bad("needs a value"),
             (_, None) if IGNORED.contains(&name) => {}
             (_, Some(_)) if IGNORED_WITH_VALUE.contains(&name) => {}
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
@@ -303,6 +379,18 @@ mod tests {
     }
 
     #[test]
+    fn whom_to_trust() {
+        let args = parse(&["a", "b", "-o", "key=/k,key=/l,cert=/c,minepoch=3,epochstate=/s,kernelsignature"])
+            .unwrap();
+        let options = &args.options;
+        assert_eq!(options.keys, ["/k", "/l"].map(PathBuf::from));
+        assert_eq!(options.certificates, [PathBuf::from("/c")]);
+        assert_eq!((options.min_epoch, options.epoch_state.as_deref()), (Some(3), Some(Path::new("/s"))));
+        assert_eq!(options.policy, VerityPolicy::Kernel);
+        assert!(args.trust().unwrap_err().to_string().starts_with("/k: "));
+    }
+
+    #[test]
     fn the_later_option_wins_and_dashes_end_options() {
         let args =
             parse(&["-overity=off,nodev", "-o", "verity=once,dev,loop,via=file", "--", "-s", "-t"]).unwrap();
@@ -341,6 +429,18 @@ mod tests {
             (&["a", "b", "-o", "verity"], "needs a value"),
             (&["a", "b", "-o", "via=nbd"], "need auto, file or loop"),
             (&["a", "b", "-o", "roothash=00"], "need 64 hexadecimal digits"),
+            (&["a", "b", "-o", "key="], "need a file"),
+            (&["a", "b", "-o", "cert"], "needs a value"),
+            (&["a", "b", "-o", "key=k,minepoch=-1"], "need a number"),
+            (
+                &["a", "b", "-o", "minepoch=1"],
+                "need roothash, key or cert, or anybody could have written the epoch",
+            ),
+            (
+                &["a", "b", "-o", "epochstate=f"],
+                "need roothash, key or cert, or anybody could have written the epoch",
+            ),
+            (&["a", "b", "-o", "kernelsignature,verity=once"], "needs verity=kernel"),
             (&["a", "b", "-o", "upperdir=,workdir=x"], "need a directory"),
             (&["a", "b", "-o", "upperdir=x"], "need both or neither"),
             (&["a", "b", "-o", "upperdir=\"x"], "quote without an end"),

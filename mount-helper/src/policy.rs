@@ -67,7 +67,7 @@ pub struct MountRequest<'a> {
 }
 
 /// What the caller's check found out about the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedImage {
     /// Root of the hash tree (SHA-256, no salt).
     pub root_hash: [u8; 32],
@@ -75,6 +75,8 @@ pub struct CheckedImage {
     pub data_blocks: u64,
     /// Where the verity superblock is, in bytes; the tree begins one block later.
     pub hash_offset: u64,
+    /// PKCS#7 signature of the root hash that the kernel is to accept by its own keyrings, with dm-verity.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// What was mounted.
@@ -324,6 +326,7 @@ fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Res
         root_hash: checked.root_hash.to_vec(),
         salt: Vec::new(),
         on_corruption: OnCorruption::Eio,
+        signature: checked.signature.clone(),
     };
     let device = VerityDevice::activate(&target)?;
     let path = device.path();
@@ -350,8 +353,9 @@ fn describe(device: &LoopDevice) -> String {
 fn guarantee(policy: VerityPolicy, checked: &CheckedImage) -> String {
     match policy {
         VerityPolicy::Kernel | VerityPolicy::Auto => format!(
-            "the kernel checks every block it reads against root hash {}; a block that does not match is an I/O error",
-            mkimg_format::hex(&checked.root_hash)
+            "the kernel checks every block it reads against root hash {}{}; a block that does not match is an I/O error",
+            mkimg_format::hex(&checked.root_hash),
+            if checked.signature.is_some() { ", whose signature it has accepted" } else { "" }
         ),
         VerityPolicy::Once => format!(
             "checked once before the mount against root hash {}; later changes of the backing file are not noticed by the kernel",

@@ -3,7 +3,7 @@
 //!
 //! Nothing here depends on a crate of mkimg: an oracle that shares code with the thing it judges agrees with its
 //! mistakes. [`listing`] walks directories, [`layout`] writes OCI images, [`command`] runs programs with a deadline,
-//! [`mount`] undoes what a test mounted, [`live`] audits it, [`watch`] talks to a running watch, [`audit`] reads reports, and
+//! [`signer`] makes keys, [`mount`] undoes what a test mounted, [`live`] audits it, [`watch`] talks to a running watch, [`audit`] reads reports, and
 //! [`need`] skips a test loudly when the machine cannot run it.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper that fails must fail the test that called it")]
@@ -16,6 +16,7 @@ pub mod listing;
 pub mod live;
 pub mod mount;
 pub mod need;
+pub mod signer;
 pub mod vm;
 pub mod watch;
 

@@ -4,6 +4,7 @@
 use mkimg_tests::command::{Run, mkimg, mkimg_path};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
+use mkimg_tests::signer::Signer;
 use mkimg_tests::watch::Watch;
 use mkimg_tests::{args, images, project, require, scratch};
 use serde_json::Value;
@@ -78,6 +79,7 @@ fn images_in(dir: &Path) -> [PathBuf; 3] {
 
 #[test]
 fn every_field_is_documented() {
+    require!(Need::Tool("openssl"));
     let dir = scratch();
     let [everything, sample, odd] = images_in(dir.path());
     let lines_of = |words: &[&str]| -> Vec<Value> {
@@ -91,6 +93,10 @@ fn every_field_is_documented() {
     let oci = format!("oci:{}", dir.path().join("oci").display());
     let _ = mkimg(args!["build", oci, "-o", everything, "--optimize-for", trace]).ok();
     // A name of an attribute that is not UTF-8 takes a hand-made layer, a media type that is missing another source.
+    let signer = Signer::new(dir.path(), "signer");
+    let sign =
+        args!["sign", "--json", sample, "--key", signer.key, "--cert", signer.certificate, "--sidecar"];
+    assert_documented("sign --json", &mkimg(sign).ok().json_lines(), &[]);
     assert_documented("ls --json", &lines_of(&["ls", "--json"]), &["xattrs_b64"]);
     assert_documented("inspect --json", &lines_of(&["inspect", "--json"]), &[]);
     assert_documented(
@@ -137,8 +143,14 @@ fn every_field_of_a_report_is_documented() {
 
 #[test]
 fn every_field_of_an_audit_is_documented() {
+    require!(Need::Tool("openssl"));
     let dir = scratch();
-    let [everything, _, odd] = images_in(dir.path());
+    let [everything, sample, odd] = images_in(dir.path());
+    let signer = Signer::new(dir.path(), "signer");
+    for image in [&sample, &odd] {
+        let _ = mkimg(args!["sign", image, "--key", signer.key]).ok();
+    }
+    let trust = args!["--cert", signer.certificate];
     let mut lines = Vec::new();
     for image in [&everything, &odd] {
         // The first file of each: /bin/tool, and one whose name is not UTF-8.
@@ -147,14 +159,21 @@ fn every_field_of_an_audit_is_documented() {
         std::fs::write(image, bytes).unwrap();
         lines.extend(mkimg(args!["verify", "--json", image]).output().code(1).json_lines());
     }
+    lines.extend(mkimg(args!["verify", "--json", sample]).args(&trust).ok().json_lines());
     assert_documented("verify --json IMAGE", &lines, &["more_paths"]);
 
     let tree = dir.path().join("odd");
     std::fs::write(tree.join(OsStr::from_bytes(b"\xff")), "shorter").unwrap();
     std::fs::write(tree.join("extra"), "").unwrap();
     std::fs::set_permissions(tree.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
+    let _ = mkimg(args!["build", format!("dir:{}", tree.display()), "-o", sample]).ok();
     let lines = mkimg(args!["verify", "--json", odd, tree]).output().code(1).json_lines();
-    assert_documented("verify --json IMAGE DIR", &lines, &[]);
+    let unsigned = ["anchored_by", "key_id", "signer"];
+    assert_documented("verify --json IMAGE DIR", &lines, &unsigned);
+    let _ = mkimg(args!["sign", sample, "--key", signer.key]).ok();
+    let lines = mkimg(args!["verify", "--json", sample, tree]).args(&trust).ok().json_lines();
+    let [summary] = &lines[..] else { panic!("{lines:?}") };
+    assert!(unsigned.iter().all(|field| summary.get(field).is_some()), "{summary}");
 }
 
 #[test]
@@ -208,8 +227,11 @@ fn every_event_of_a_watch_is_documented() {
 #[test]
 fn root_every_field_of_an_audit_of_a_mount_is_documented() {
     require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
+    require!(Need::Tool("openssl"));
     let dir = scratch();
     let [image, _, odd] = images_in(dir.path());
+    let signer = Signer::new(dir.path(), "signer");
+    let _ = mkimg(args!["sign", odd, "--key", signer.key]).ok();
     let mut lines = Vec::new();
     for (name, image) in [("everything", &image), ("odd", &odd)] {
         let [point, upper, work] = ["m", "u", "w"].map(|what| dir.path().join(format!("{name}.{what}")));
@@ -225,7 +247,8 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
         bytes[4096] ^= 1;
         std::fs::write(image, bytes).unwrap();
         std::fs::remove_file(image).unwrap();
-        lines.extend(mkimg(args!["verify", "--json", point]).output().code(1).json_lines());
+        let trust = if name == "odd" { &args!["--cert", signer.certificate][..] } else { &[] };
+        lines.extend(mkimg(args!["verify", "--json", point]).args(trust).output().code(1).json_lines());
     }
     // An overlay by hand, in which the image has a directory below it.
     let [image, ..] = images_in(&dir.path().join("again"));
@@ -242,8 +265,11 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
 #[test]
 fn root_every_field_of_a_mount_is_documented() {
     require!(Need::Root, Need::FileSystem("erofs"), Need::FileSystem("overlay"), Need::Loop);
+    require!(Need::Tool("openssl"));
     let dir = scratch();
     let [image, ..] = images_in(dir.path());
+    let signer = Signer::new(dir.path(), "signer");
+    let _ = mkimg(args!["sign", image, "--key", signer.key]).ok();
     let point = dir.path().join("point");
     std::fs::create_dir(&point).unwrap();
     let _mounted = Mounted::adopt(&point);
@@ -253,10 +279,13 @@ fn root_every_field_of_a_mount_is_documented() {
     let mut lines =
         mkimg(args!["mount", "--json", image, point, "--record", dir.path().join("trace")]).ok().json_lines();
     assert!(unmounting.wait_with_output().unwrap().status.success());
-    lines.extend(mkimg(args!["mount", "--json", image, point]).ok().json_lines());
+    lines.extend(
+        mkimg(args!["mount", "--json", image, point, "--cert", signer.certificate]).ok().json_lines(),
+    );
     assert_documented("mount --json", &lines, &[]);
     let shown = point.canonicalize().unwrap();
     let mut lines = mkimg(["mounts", "--json"]).ok().json_lines();
     lines.retain(|line| line["target"] == shown.to_str().unwrap());
-    assert_documented("mounts --json", &lines, &[]);
+    // Not over dm-verity, which takes another kernel than most machines for tests have: `tests/vm/guest`.
+    assert_documented("mounts --json", &lines, &["kernel_signature"]);
 }

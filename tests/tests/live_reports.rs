@@ -134,7 +134,7 @@ fn root_the_root_hash_decides_whose_image_it_is() {
 
         let verdict = stage.verify(&[]);
         assert_eq!(verdict.summary["anchored"], false);
-        let own = "checked against the records in its own image; give --root-hash to know whose they are";
+        let own = "checked against the records in its own image; give --root-hash, --key or --cert to know whose they are";
         assert_eq!(first(&[]), format!("{point}: {own}"));
 
         let verdict = stage.verify(&["--root-hash", &wrong]);

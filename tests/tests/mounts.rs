@@ -5,6 +5,7 @@ use mkimg_tests::command::{self, mkimg, mkimg_path};
 use mkimg_tests::listing::Listing;
 use mkimg_tests::mount::{Exclusive, Mounted, is_mount_point, loop_devices, loops_behind};
 use mkimg_tests::need::{Need, skipped};
+use mkimg_tests::signer::Signer;
 use mkimg_tests::{args, images, require, scratch};
 use std::path::{Path, PathBuf};
 
@@ -226,8 +227,10 @@ fn root_many_mounts_of_one_image() {
 #[test]
 fn root_mount_8_finds_the_helper() {
     require_mounts!();
-    require!(Need::Tool("unshare"), Need::FileSystem("overlay"));
+    require!(Need::Tool("unshare"), Need::Tool("openssl"), Need::FileSystem("overlay"));
     let scene = Scene::new();
+    let [signer, stranger] = ["signer", "stranger"].map(|name| Signer::new(scene.dir.path(), name));
+    let _ = mkimg(args!["sign", scene.image, "--key", signer.key]).ok();
     // Its name as a cargo program; installed it is mount.mkimg.
     let helper = mkimg_path().with_file_name("mount-mkimg");
     let script = r#"
@@ -242,10 +245,13 @@ fn root_mount_8_finds_the_helper() {
         mount -t mkimg -o ro,verity=once "$2" "$3"
         umount "$3"
         ! mount -t mkimg -o verity=nonsense "$2" "$3" 2>/dev/null
+        mount -t mkimg -o "key=$5,minepoch=0" "$2" "$3"
+        umount "$3"
+        ! mount -t mkimg -o "key=$6" "$2" "$3"
     "#;
     let tmp = scene.path("sbin");
     let done = command::tool("unshare", args!["-m", "--propagation", "private", "sh", "-euc", script, "sh"])
-        .args(args![helper, scene.image, scene.point, tmp])
+        .args(args![helper, scene.image, scene.point, tmp, signer.public, stranger.public])
         .ok();
     assert_eq!(
         done.out().lines().find(|line| line.contains("bytes")),
@@ -254,6 +260,7 @@ fn root_mount_8_finds_the_helper() {
         done.everything()
     );
     assert!(done.err().contains("erofs"), "{}", done.everything());
+    assert!(done.err().contains("no signature holds: there is none of key"), "{}", done.everything());
     scene.assert_clean();
 }
 

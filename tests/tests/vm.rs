@@ -4,9 +4,10 @@
 //! with what `mkimg ls` lists on this machine.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::{mkimg, mkimg_path};
+use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
 use mkimg_tests::mount::Exclusive;
 use mkimg_tests::need::{Need, skipped, tool};
+use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, steps};
 use mkimg_tests::{args, images, require, scratch};
 use std::fmt::Write as _;
@@ -56,7 +57,9 @@ fn fill_disk(disk: &Path, scratch: &Path) {
         (0..bytes.len()).step_by(512).filter(|&at| bytes[at..].starts_with(&content)).collect();
     let [start] = places[..] else { panic!("{VICTIM} lies at {places:?}") };
     let offset = start + content.len() / 2;
+    sign(disk, &image, scratch);
     let facts = [
+        format!("DATA_BLOCKS={}", built["data_blocks"]),
         format!("ROOT_HASH={}", built["root_hash"].as_str().unwrap()),
         format!("VICTIM={VICTIM}"),
         format!("DAMAGE_OFFSET={offset}"),
@@ -65,8 +68,33 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     std::fs::write(disk.join("facts"), facts.join("\n") + "\n").unwrap();
 }
 
+/// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
+fn sign(disk: &Path, image: &Path, scratch: &Path) {
+    for name in ["trusted", "stranger"] {
+        let signer = Signer::new(scratch, name);
+        let signed = disk.join(format!("{name}.mkimg"));
+        let _ = std::fs::copy(image, &signed).unwrap();
+        let _ =
+            mkimg(args!["sign", signed, "--key", signer.key, "--cert", signer.certificate, "--sidecar"]).ok();
+        let _ = std::fs::copy(&signer.public, disk.join(format!("{name}.pub"))).unwrap();
+        let _ = std::fs::copy(&signer.certificate, disk.join(format!("{name}.pem"))).unwrap();
+        let der = args!["-out", disk.join(format!("{name}.der"))];
+        let _ = run("openssl", args!["x509", "-outform", "DER", "-in", signer.certificate]).args(der).ok();
+    }
+    // By the trusted one, over another root hash.
+    let other = scratch.join("other");
+    std::fs::write(&other, "0".repeat(64)).unwrap();
+    let form = ["-sign", "-binary", "-noattr", "-nocerts", "-md", "sha256", "-outform", "DER"];
+    let [key, certificate] = ["key", "pem"].map(|extension| scratch.join(format!("trusted.{extension}")));
+    let _ = run("openssl", ["smime"])
+        .args(form)
+        .args(args!["-in", other, "-signer", certificate, "-inkey", key, "-out", disk.join("other.p7s")])
+        .ok();
+}
+
 fn every_step_passes(kernel: &str) {
     require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
+    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
     let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
@@ -75,7 +103,8 @@ fn every_step_passes(kernel: &str) {
     let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = [("mkimg", mkimg_path()), ("dmsetup", tool("dmsetup")), ("fsverity", tool("fsverity"))];
+    let programs = ["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name)));
+    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
     let report = machine.run(&programs, disk.path(), dir.path());
     println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();

@@ -3,7 +3,11 @@
 #   /disk/image.mkimg           the image
 #   /disk/stat, /disk/sha256    what must be found in it, see `tree_is_as_listed`
 #   /disk/facts                 variables: ROOT_HASH of the image; VICTIM, a file in it, with DAMAGE_OFFSET, a place in
-#                               the image where data of that file alone lies, and DAMAGE_BYTE, which differs from it
+#                               the image where data of that file alone lies, and DAMAGE_BYTE, which differs from it;
+#                               DATA_BLOCKS of the image
+#   /disk/{trusted,stranger}.mkimg, .der, .pem, .pub
+#                               the image signed by two people, their certificates and public keys
+#   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
 # shellcheck shell=sh
 # shellcheck source=/dev/null
 . /disk/facts

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::hex;
 use mkimg_format::seal::Seal;
+use mkimg_sign::Trust;
 use mkimg_verify::diff::{DiffReport, Origin, diff_images, layer_of};
 use mkimg_verify::tree::audit_tree;
 use serde::Serialize;
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
     }
     let options = verify_tree::options(&args.compare);
     let threads = options.threads;
-    let first = Baseline::open(&args.first, None, threads)?;
+    let first = Baseline::open(&args.first, &Trust::default(), threads)?;
     let first_line = SideLine::of_image(&args.first, &first)?;
     let (found, second_line, view) = if args.second.is_dir() {
         let report = audit_tree(&first.image, &args.second, &options).with_context(|| show(&args.second))?;
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode> {
         let origins = report.findings.iter().map(|finding| origin(&finding.path)).collect();
         (DiffReport { report, origins }, SideLine::of_dir(&args.second), View::Tree)
     } else {
-        let second = Baseline::open(&args.second, None, threads)?;
+        let second = Baseline::open(&args.second, &Trust::default(), threads)?;
         let line = SideLine::of_image(&args.second, &second)?;
         (diff_images(&first.image, &second.image, &options)?, line, View::Image)
     };

@@ -9,15 +9,22 @@ use anyhow::{Result, bail};
 use mkimg_extract::{Options, Owners, extract, sealed};
 use mkimg_format::erofs::escape;
 
+use super::verify_tree::check_records;
 use crate::args::ExtractArgs;
 use crate::image::Image;
 use crate::output::{count, show, size, stdout};
 use crate::progress::Bar;
+use crate::trust::anchor;
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     let image = Image::open(&args.image)?;
     if image.sealed.is_detached() {
         bail!("{}: a detached seal holds no file data", show(&args.image));
+    }
+    let anchor = anchor(&args.image, &image.sealed, &args.trust.trust()?)?;
+    if anchor.is_some() {
+        // Content is compared with the records, so that they are the right ones has to be known before.
+        check_records(&args.image, &image.sealed, &image.header, anchor.as_ref(), super::threads(None))?;
     }
     let fs = image.file_system()?;
     let seal = image.seal()?;
@@ -39,6 +46,9 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     let summary = extract(&fs, Some(&digests), &args.target, &options);
     bar.clear();
     let summary = summary?;
+    if let Some(anchor) = &anchor {
+        anchor.admit()?;
+    }
     for skipped in &summary.skipped {
         eprintln!("mkimg: warning: {}: {}", escape(&skipped.path), skipped.what);
     }
@@ -47,6 +57,9 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
         eprintln!("mkimg: warning: {hidden} more of this kind");
     }
     let mut out = stdout();
+    if let Some(anchor) = &anchor {
+        writeln!(out, "{}: checked against {}", show(&args.image), anchor.by)?;
+    }
     writeln!(
         out,
         "{}: {}, {}, {}, {}",

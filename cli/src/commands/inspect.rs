@@ -10,6 +10,7 @@ use mkimg_format::erofs::{Superblock, escape};
 use mkimg_format::hex;
 use mkimg_format::seal::{Layer, LayerRecord, Seal, Section, Statement};
 use mkimg_format::trailer::Trailer;
+use mkimg_sign::trust::Signatures;
 use serde::Serialize;
 
 use crate::args::InspectArgs;
@@ -27,6 +28,7 @@ struct Inspection<'a> {
     inodes: u64,
     contents: u64,
     verity: Verity,
+    signatures: Vec<SignatureLine>,
     areas: Vec<Area>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hot: Option<Hot>,
@@ -46,6 +48,18 @@ struct Verity {
     hash_block_size: u64,
     algorithm: &'static str,
     salt: &'static str,
+}
+
+/// A signature that the image carries. Whether it holds, `verify` says.
+#[derive(Serialize)]
+struct SignatureLine {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -159,6 +173,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             algorithm: "sha256",
             salt: "-",
         },
+        signatures: signatures(&trailer),
         areas: vec![
             area("header", 0, block),
             area("data", block, meta),
@@ -181,6 +196,23 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn signatures(trailer: &Trailer) -> Vec<SignatureLine> {
+    let found = Signatures::of(trailer);
+    let own = found.own.iter().map(|own| SignatureLine {
+        kind: "signature",
+        key_id: Some(own.key.to_string()),
+        key_kind: Some(own.kind.to_string()),
+        serial: None,
+    });
+    let pkcs7 = found.pkcs7.iter().map(|pkcs7| SignatureLine {
+        kind: "pkcs7",
+        key_id: None,
+        key_kind: None,
+        serial: Some(pkcs7.serial()),
+    });
+    own.chain(pkcs7).collect()
 }
 
 /// What the statement says of each layer, and what the builder counted in it. A directory has counts only.
@@ -231,6 +263,14 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
     row("epoch", &inspection.epoch.to_string())?;
     row("size", &format!("{} ({} bytes)", size(inspection.image_size), inspection.image_size))?;
     row("root hash", &inspection.verity.root_hash)?;
+    for signature in &inspection.signatures {
+        let text = match (&signature.key_id, &signature.key_kind, &signature.serial) {
+            (Some(id), Some(kind), _) => format!("{kind} key {id}"),
+            (.., Some(serial)) => format!("PKCS#7 by the certificate with serial number {serial}"),
+            _ => continue,
+        };
+        row("signed by", &text)?;
+    }
     row("kernel", &format!("Linux {} or later", inspection.min_kernel))?;
     row("compression", inspection.options.get("compress").map_or("-", |compress| compress))?;
     row("uuid", &inspection.uuid)?;

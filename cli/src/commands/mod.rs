@@ -15,6 +15,7 @@ mod report_json;
 mod report_text;
 pub(crate) mod seal;
 mod seal_json;
+pub(crate) mod sign;
 pub(crate) mod verify;
 mod verify_image;
 mod verify_mount;

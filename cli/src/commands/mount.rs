@@ -5,15 +5,17 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use mkimg_kernel::dm::VerityTable;
 use mkimg_kernel::mounts::{Backing, mounts};
-use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_image};
+use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted};
 use serde::Serialize;
 
 use super::record::Recording;
 use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
 use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
+use crate::trust::Anchored;
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -22,6 +24,8 @@ struct Outcome<'a> {
     verity: &'static str,
     how: &'a str,
     guarantee: &'a str,
+    #[serde(flatten)]
+    anchored: Anchored,
 }
 
 pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
@@ -31,6 +35,8 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
         upper: args.upper.as_deref(),
         work: args.work.as_deref(),
         policy: match args.verity {
+            Verity::Kernel | Verity::Auto if args.kernel_signature => VerityPolicy::Kernel,
+            _ if args.kernel_signature => bail!("--kernel-signature needs --verity kernel"),
             Verity::Auto => VerityPolicy::Auto,
             Verity::Kernel => VerityPolicy::Kernel,
             Verity::Once => VerityPolicy::Once,
@@ -46,7 +52,14 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     let threads = super::threads(None);
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
-    let mut check = |file: &File, policy| check_image(file, policy, args.root_hash, threads, Some(&advance));
+    let trust = args.trust.trust()?;
+    let mut by = None;
+    let mut check = |file: &File, policy| {
+        let (checked, anchor) =
+            check_trusted(file, policy, &trust, args.kernel_signature, threads, Some(&advance))?;
+        by = anchor.map(|anchor| anchor.by);
+        Ok(checked)
+    };
     let recording = args.record.as_deref().map(Recording::prepare).transpose()?;
     let mounted = match &recording {
         None => mkimg_mount::mount(&request, &mut check).map(|mounted| (mounted, None)),
@@ -67,10 +80,14 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
             },
             how: &mounted.how,
             guarantee: &mounted.guarantee,
+            anchored: Anchored::new(by.is_some(), by.as_ref()),
         };
         json_line(&mut out, &outcome)?;
     } else {
         writeln!(out, "{}: {}", show(&mounted.target), mounted.how)?;
+        if let Some(by) = by {
+            writeln!(out, "{}: vouched for by {}", show(&args.image), by)?;
+        }
         writeln!(out, "{}", mounted.guarantee)?;
     }
     out.flush()?;
@@ -92,6 +109,8 @@ struct Line {
     device: String,
     upper: Option<String>,
     read_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_signature: Option<bool>,
 }
 
 pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
@@ -108,6 +127,11 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             },
             upper: mount.upper.as_deref().map(lossy),
             read_only: mount.read_only,
+            // Only root may ask device-mapper.
+            kernel_signature: match &mount.backing {
+                Backing::Dm { name, .. } => VerityTable::of(name).ok().map(|table| table.is_signed()),
+                _ => None,
+            },
         };
         if args.json {
             json_line(&mut out, &line)?;
@@ -117,6 +141,9 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             write!(out, "{image} on {target} ({}, {mode}", line.device)?;
             if let Some(upper) = &mount.upper {
                 write!(out, ", upper {}", show(upper))?;
+            }
+            if line.kernel_signature == Some(true) {
+                write!(out, ", signature accepted by the kernel")?;
             }
             writeln!(out, ")")?;
         }

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::escape;
 use mkimg_format::hex;
+use mkimg_sign::Vouching;
 use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use crate::args::VerifyArgs;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_or_base64};
 use crate::progress::Bar;
+use crate::trust::Anchored;
 
 #[derive(Serialize)]
 pub(super) struct FindingLine<'a> {
@@ -39,7 +42,8 @@ const fn is_zero(number: &u64) -> bool {
 struct Summary {
     clean: bool,
     complete: bool,
-    anchored: bool,
+    #[serde(flatten)]
+    anchored: Anchored,
     detached_seal: bool,
     root_hash: String,
     data_blocks: u64,
@@ -54,27 +58,38 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let image = Sealed::open(open_file(path)?).with_context(name)?;
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
-    let options = Options {
-        root_hash: args.root_hash,
-        threads: super::threads(args.compare.threads),
-        progress: Some(&advance),
+    // Who vouches for it comes first; that all of it is what they vouch for, the audit tells.
+    let (anchor, mut refusal) = match args.trust.trust()?.anchor(&image, SystemTime::now()) {
+        Ok(anchor) => (anchor, None),
+        Err(refusal) => (None, Some(refusal.to_string())),
     };
+    let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash).or(args.trust.root_hash);
+    let options =
+        Options { root_hash, threads: super::threads(args.compare.threads), progress: Some(&advance) };
     // A file whose detached head is broken is audited as the image that it may be.
     let report = verify_image(&image, &options);
     bar.clear();
-    let report = report.with_context(name)?;
-    super::verdict(report.is_clean(), report.complete, print(args, path, &report))
+    let mut report = report.with_context(name)?;
+    if let Some(anchor) = anchor.as_ref().filter(|_| report.is_clean()) {
+        refusal = anchor.admit().err().map(|error| error.to_string());
+    }
+    if let Some(problem) = refusal {
+        let offset = report.image_size.saturating_sub(mkimg_format::BLOCK_SIZE);
+        report.findings.insert(0, Finding::of_trust(offset, problem));
+    }
+    let by = anchor.map(|anchor| anchor.by);
+    super::verdict(report.is_clean(), report.complete, print(args, path, &report, by.as_ref()))
 }
 
-fn print(args: &VerifyArgs, path: &Path, report: &Report) -> Result<()> {
+fn print(args: &VerifyArgs, path: &Path, report: &Report, by: Option<&Vouching>) -> Result<()> {
     let mut out = stdout();
     if args.compare.json {
         for finding in &report.findings {
             json_line(&mut out, &finding_line(finding))?;
         }
-        json_line(&mut out, &summary(report))?;
+        json_line(&mut out, &summary(report, by))?;
     } else {
-        text(path, report, &mut out)?;
+        text(path, report, by, &mut out)?;
     }
     out.flush()?;
     Ok(())
@@ -100,11 +115,11 @@ pub(super) fn finding_line(finding: &Finding) -> FindingLine<'_> {
     }
 }
 
-fn summary(report: &Report) -> Summary {
+fn summary(report: &Report, by: Option<&Vouching>) -> Summary {
     Summary {
         clean: report.is_clean(),
         complete: report.complete,
-        anchored: report.anchored,
+        anchored: Anchored::new(report.anchored, by.or(Some(&Vouching::RootHash))),
         detached_seal: report.data_absent,
         root_hash: hex(&report.root_hash),
         data_blocks: report.data_blocks,
@@ -118,12 +133,13 @@ pub(super) fn findings(report: &Report) -> u64 {
     report.truncated_findings.saturating_add(report.findings.len() as u64)
 }
 
-fn text(path: &Path, report: &Report, out: &mut impl Write) -> Result<()> {
+fn text(path: &Path, report: &Report, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
     let path = show(path);
     if report.anchored {
-        writeln!(out, "{path}: checked against the given root hash")?;
+        writeln!(out, "{path}: checked against {}", by.unwrap_or(&Vouching::RootHash))?;
     } else {
-        writeln!(out, "{path}: checked for consistency only; give --root-hash to know whose image it is")?;
+        let hint = "give --root-hash, --key or --cert to know whose image it is";
+        writeln!(out, "{path}: checked for consistency only; {hint}")?;
     }
     for finding in &report.findings {
         text_line(finding, out)?;

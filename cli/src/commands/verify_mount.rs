@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, bail};
 use mkimg_format::hex;
-use mkimg_verify::Options;
-use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount};
+use mkimg_sign::{Anchor, Vouching};
+use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount, backing_file};
 use mkimg_verify::tree::TreeOptions;
+use mkimg_verify::{Options, Report};
 use serde::Serialize;
 
 use super::verify_image::{self, FindingLine};
@@ -19,6 +20,7 @@ use crate::differences::{DifferenceLine, Table, View};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 use crate::style::Style;
+use crate::trust::Anchored;
 
 /// One finding of one of the three views.
 #[derive(Serialize)]
@@ -36,7 +38,8 @@ pub(super) enum Line<'a> {
 struct Summary<'a> {
     clean: bool,
     complete: bool,
-    anchored: bool,
+    #[serde(flatten)]
+    anchored: Anchored,
     #[serde(skip_serializing_if = "Option::is_none")]
     root_hash: Option<String>,
     target: String,
@@ -65,7 +68,8 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
         bar.show("mount", done, done);
     };
     let image_progress = |done, total| bar.show("file", done, total);
-    let options = options(args);
+    let anchor = anchor(args, target)?;
+    let options = options(args, anchor.as_ref());
     let options = LiveOptions {
         tree: TreeOptions { progress: Some(&tree_progress), ..options.tree },
         image: Options { progress: Some(&image_progress), ..options.image },
@@ -73,28 +77,57 @@ pub(crate) fn run(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     let report = audit_mount(target, &options);
     bar.clear();
     let report = report?;
-    super::verdict(report.is_clean(), report.is_complete(), print(args, target, &report))
+    admit(anchor.as_ref(), &report)?;
+    super::verdict(report.is_clean(), report.is_complete(), print(args, target, &report, anchor.as_ref()))
+}
+
+/// Who vouches for the image behind a mount; `None` if nobody is asked for. A backing file that cannot be read is left to
+/// the audit, which says why; then only a root hash that was given can be gone by.
+pub(super) fn anchor(args: &VerifyArgs, target: &Path) -> Result<Option<Anchor>> {
+    let trust = args.trust.trust()?;
+    if trust.is_root_hash_only() {
+        return Ok(trust.anchor_by_root_hash());
+    }
+    match backing_file(target)? {
+        Some(file) => crate::trust::anchor(target, &file, &trust),
+        None => bail!("{}: the backing file cannot be read, and the signatures are in it", show(target)),
+    }
+}
+
+/// Remembers the release, if the image behind the mount is the one that was vouched for, whatever lies over it.
+pub(super) fn admit(anchor: Option<&Anchor>, report: &LiveReport) -> Result<()> {
+    match anchor.filter(|_| report.backing.as_ref().is_some_and(Report::is_clean)) {
+        Some(anchor) => Ok(anchor.admit()?),
+        None => Ok(()),
+    }
 }
 
 /// What the arguments say about how to audit a mount.
-pub(super) fn options(args: &VerifyArgs) -> LiveOptions<'_> {
+pub(super) fn options<'a>(args: &'a VerifyArgs, anchor: Option<&Anchor>) -> LiveOptions<'a> {
     let threads = super::threads(args.compare.threads);
-    let image = Options { root_hash: args.root_hash, threads, progress: None };
+    let root_hash = anchor.map(|anchor| anchor.root_hash);
+    let image = Options { root_hash, threads, progress: None };
     LiveOptions { tree: verify_tree::options(&args.compare), image }
 }
 
-pub(super) fn print(args: &VerifyArgs, target: &Path, report: &LiveReport) -> Result<()> {
+pub(super) fn print(
+    args: &VerifyArgs,
+    target: &Path,
+    report: &LiveReport,
+    anchor: Option<&Anchor>,
+) -> Result<()> {
     let mut out = stdout();
+    let by = anchor.map(|anchor| &anchor.by);
     if args.compare.json {
-        json(target, report, &mut out)?;
+        json(target, report, by, &mut out)?;
     } else {
-        text(args, target, report, &mut out)?;
+        text(target, report, by, &mut out)?;
     }
     out.flush()?;
     Ok(())
 }
 
-fn json(target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+fn json(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
     let layers = report.layers();
     for problem in &report.problems {
         json_line(out, &Line::Kernel { kind: problem.kind.word(), problem: &problem.text })?;
@@ -109,7 +142,7 @@ fn json(target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> 
     let summary = Summary {
         clean: report.is_clean(),
         complete: report.is_complete(),
-        anchored: report.is_anchored(),
+        anchored: Anchored::new(report.is_anchored(), by),
         root_hash: report.root_hash().map(|root| hex(&root)),
         target: show(target),
         image: show(&report.image),
@@ -131,13 +164,16 @@ fn unseen(report: &LiveReport) -> impl Iterator<Item = &str> {
     report.unseen.iter().chain(tree).map(String::as_str)
 }
 
-fn text(args: &VerifyArgs, target: &Path, report: &LiveReport, out: &mut impl Write) -> Result<()> {
+fn text(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
     let style = Style::of_stdout();
     let target = show(target);
-    let claim = match args.root_hash {
-        Some(_) if report.is_anchored() => "checked against the given root hash",
-        Some(_) => "nothing could be checked against the given root hash",
-        None => "checked against the records in its own image; give --root-hash to know whose they are",
+    let claim = match by {
+        Some(by) if report.is_anchored() => format!("checked against {by}"),
+        Some(by) => format!("nothing could be checked against {by}"),
+        None => {
+            let hint = "give --root-hash, --key or --cert to know whose they are";
+            format!("checked against the records in its own image; {hint}")
+        }
     };
     writeln!(out, "{target}: {claim}")?;
     writeln!(out, "{target}: {} {}", report.how, show(&report.image))?;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use mkimg_format::detached::{Sealed, WithoutData};
 use mkimg_format::header::Header;
 use mkimg_format::hex;
+use mkimg_sign::{Anchor, Trust, Vouching};
 use mkimg_verify::tree::{Difference, TreeOptions, TreeReport, audit_tree};
 use mkimg_verify::{Options, verify_image};
 use serde::Serialize;
@@ -22,12 +23,14 @@ use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 use crate::style::Style;
+use crate::trust::{Anchored, anchor};
 
 #[derive(Serialize)]
 struct Summary<'a> {
     clean: bool,
     complete: bool,
-    anchored: bool,
+    #[serde(flatten)]
+    anchored: Anchored,
     root_hash: String,
     entries: u64,
     bytes: u64,
@@ -42,32 +45,55 @@ pub(super) struct Baseline {
     /// The file that it is read from.
     pub(super) file: File,
     pub(super) header: Header,
-    pub(super) anchored: bool,
+    /// Who vouches for it, if anybody was asked for.
+    pub(super) anchor: Option<Anchor>,
     pub(super) root_hash: [u8; 32],
 }
 
 impl Baseline {
     /// Opens it and checks its records: whatever equals forged records proves nothing. File data is not needed for
     /// that.
-    pub(super) fn open(path: &Path, root_hash: Option<[u8; 32]>, threads: NonZeroUsize) -> Result<Self> {
+    pub(super) fn open(path: &Path, trust: &Trust, threads: NonZeroUsize) -> Result<Self> {
         let file = open_file(path)?;
         let image = Sealed::open(file.try_clone()?).with_context(|| show(path))?;
         let header = Header::read(&image).with_context(|| show(path))?;
-        let records = WithoutData::new(&image, &header);
-        let options = Options { root_hash, threads, progress: None };
-        let checked = verify_image(&records, &options).with_context(|| show(path))?;
-        if !checked.is_clean() {
-            let findings = count(checked.findings.len() as u64, "finding");
-            bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
+        let anchor = anchor(path, &image, trust)?;
+        let root_hash = check_records(path, &image, &header, anchor.as_ref(), threads)?;
+        if let Some(anchor) = &anchor {
+            anchor.admit().with_context(|| show(path))?;
         }
-        let (anchored, root_hash) = (checked.anchored, checked.root_hash);
-        Ok(Self { image, file, header, anchored, root_hash })
+        Ok(Self { image, file, header, anchor, root_hash })
+    }
+}
+
+/// Makes sure that the records of an image are those that were built, and of the one that is trusted. Returns its root hash.
+pub(super) fn check_records(
+    path: &Path,
+    image: &Sealed<File>,
+    header: &Header,
+    anchor: Option<&Anchor>,
+    threads: NonZeroUsize,
+) -> Result<[u8; 32]> {
+    let records = WithoutData::new(image, header);
+    let root_hash = anchor.map(|anchor| anchor.root_hash);
+    let checked = verify_image(&records, &Options { root_hash, threads, progress: None });
+    let checked = checked.with_context(|| show(path))?;
+    if !checked.is_clean() {
+        let findings = count(checked.findings.len() as u64, "finding");
+        bail!("{}: its records cannot be trusted ({findings}); see mkimg verify {0}", show(path));
+    }
+    Ok(checked.root_hash)
+}
+
+impl Baseline {
+    fn by(&self) -> Option<&Vouching> {
+        self.anchor.as_ref().map(|anchor| &anchor.by)
     }
 }
 
 /// Audits `dir` against the image or detached seal `baseline`.
 pub(crate) fn run(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
-    let baseline = Baseline::open(baseline, args.root_hash, super::threads(args.compare.threads))?;
+    let baseline = Baseline::open(baseline, &args.trust.trust()?, super::threads(args.compare.threads))?;
     let bar = Bar::new();
     let (done, total) = (AtomicU64::new(0), baseline.header.hash_offset());
     let advance = |bytes| {
@@ -103,7 +129,7 @@ pub(super) fn print(args: &VerifyArgs, dir: &Path, baseline: &Baseline, report: 
         let summary = Summary {
             clean: report.is_clean(),
             complete: report.complete,
-            anchored: baseline.anchored,
+            anchored: Anchored::new(baseline.anchor.is_some(), baseline.by()),
             root_hash: hex(&baseline.root_hash),
             entries: report.entries,
             bytes: report.bytes,
@@ -125,13 +151,11 @@ fn findings(report: &TreeReport) -> u64 {
 
 fn text(dir: &Path, baseline: &Baseline, report: &TreeReport, out: &mut impl Write) -> Result<()> {
     let dir = show(dir);
-    if baseline.anchored {
-        writeln!(out, "{dir}: compared with the sealed records of the given root hash")?;
+    if let Some(by) = baseline.by() {
+        writeln!(out, "{dir}: compared with the sealed records of {by}")?;
     } else {
-        writeln!(
-            out,
-            "{dir}: compared with records that nothing vouches for; give --root-hash to know whose they are"
-        )?;
+        let hint = "give --root-hash, --key or --cert to know whose they are";
+        writeln!(out, "{dir}: compared with records that nothing vouches for; {hint}")?;
     }
     let style = Style::of_stdout();
     Table::new(style, View::Tree).print(&report.findings, out)?;

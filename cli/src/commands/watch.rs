@@ -62,7 +62,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitCode> {
 /// Watches a tree that was extracted.
 fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
     let baseline =
-        verify_tree::Baseline::open(baseline, args.root_hash, super::threads(args.compare.threads))?;
+        verify_tree::Baseline::open(baseline, &args.trust.trust()?, super::threads(args.compare.threads))?;
     let canonical = dir.canonicalize().with_context(|| show(dir))?;
     let subject = Tree {
         image: &baseline.image,
@@ -77,9 +77,14 @@ fn tree(args: &VerifyArgs, baseline: &Path, dir: &Path) -> Result<ExitCode> {
 /// Watches a mount.
 fn mount(args: &VerifyArgs, target: &Path) -> Result<ExitCode> {
     let canonical = target.canonicalize().with_context(|| show(target))?;
-    let subject = Mount::new(&canonical, verify_mount::options(args))?;
+    let anchor = verify_mount::anchor(args, target)?;
+    let subject = Mount::new(&canonical, verify_mount::options(args, anchor.as_ref()))?;
     let layers = |report: &LiveReport| report.is_overlay().then(|| report.layers());
-    watch(args, target, &subject, |report| verify_mount::print(args, target, report), layers)
+    let print = |report: &LiveReport| {
+        verify_mount::admit(anchor.as_ref(), report)?;
+        verify_mount::print(args, target, report, anchor.as_ref())
+    };
+    watch(args, target, &subject, print, layers)
 }
 
 fn watch<S: Subject>(

@@ -52,11 +52,12 @@ fn main() -> std::io::Result<()> {
 
 type Make = fn(&mut Corpus) -> std::io::Result<()>;
 
-const TARGETS: [(&str, Make); 7] = [
+const TARGETS: [(&str, Make); 8] = [
     ("erofs_reader", erofs_reader),
     ("flatten_build", flatten_build),
     ("oci_layout", oci_layout),
     ("seal", seal),
+    ("signature", signature),
     ("tar_layer", tar_layer),
     ("verify", verify),
     ("verity", verity),
@@ -154,6 +155,27 @@ fn verity(out: &mut Corpus) -> std::io::Result<()> {
     }
     for leaves in [0_u64, 1, 2, 127, 128, 129, 16_384, 16_385, 16_511, u64::MAX] {
         out.with(&[&leaves.to_le_bytes()[..], b"seed"].concat(), &[0, 0x80])?;
+    }
+    Ok(())
+}
+
+fn signature(out: &mut Corpus) -> std::io::Result<()> {
+    let golden: [&[u8]; 5] = [
+        include_bytes!("../../../sign/tests/golden/rsa.p7s"),
+        include_bytes!("../../../sign/tests/golden/p256.p7s"),
+        include_bytes!("../../../sign/tests/golden/p256.crt"),
+        include_bytes!("../../../sign/tests/golden/ed25519.pub"),
+        include_bytes!("../../../sign/tests/golden/ed25519.key"),
+    ];
+    for bytes in golden {
+        out.with(bytes, &[0, 2, 3])?;
+    }
+    out.add(&[], 1)?;
+    out.add(&[40, 0, 1, 200, 1, 0x80], 1)?;
+    // Records: one of each kind, and one of a kind that nobody knows.
+    for (kind, content) in [(1_u16, &[1, 0, 0, 0, 7, 7][..]), (1, &[7; 100]), (2, golden[0]), (3, b"x")] {
+        let length = u16::try_from(content.len()).unwrap_or_default();
+        out.add(&[&kind.to_le_bytes()[..], &length.to_le_bytes(), content].concat(), 4)?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use mkimg_mount::options::{HelperArgs, exit_code};
-use mkimg_mount::{VerityPolicy, check_image, mount};
+use mkimg_mount::options::{EXIT_FAILURE, HelperArgs, exit_code};
+use mkimg_mount::{VerityPolicy, check_trusted, mount};
 
 fn main() -> ExitCode {
     let args = match HelperArgs::parse(std::env::args_os().skip(1)) {
@@ -18,10 +18,18 @@ fn main() -> ExitCode {
     if args.fake {
         return ExitCode::SUCCESS;
     }
+    let trust = match args.trust() {
+        Ok(trust) => trust,
+        Err(error) => {
+            eprintln!("mount.mkimg: {error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let root_hash = args.options.root_hash;
-    let mut check =
-        |file: &std::fs::File, policy: VerityPolicy| check_image(file, policy, root_hash, threads, None);
+    let mut check = |file: &std::fs::File, policy: VerityPolicy| {
+        check_trusted(file, policy, &trust, args.options.kernel_signature, threads, None)
+            .map(|(checked, _)| checked)
+    };
     match mount(&args.request(), &mut check) {
         Ok(mounted) => {
             if args.verbose {

@@ -36,7 +36,8 @@ use mkimg_kernel::{dm, mountinfo};
 /// Loop devices are a resource of the whole machine: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-const CHECKED: CheckedImage = CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096 };
+const CHECKED: CheckedImage =
+    CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096, signature: None };
 
 /// A directory with an image, a mount point, and a promise to leave nothing behind.
 struct Bench {
@@ -259,63 +260,63 @@ fn root_failures_leave_nothing() {
     let (upper, work, far) = (bench.at("u"), bench.at("w"), elsewhere.path().join("w"));
     let deep = bench.at("no/such/parent");
     let base = bench.request(&image, &target);
-    let ok = Some(CHECKED);
+    let ok = || Some(CHECKED);
     let cases: Vec<(&str, MountRequest<'_>, Option<CheckedImage>, &str)> = vec![
-        ("bad superblock", MountRequest { image: &broken, ..base }, ok, "mount erofs image"),
+        ("bad superblock", MountRequest { image: &broken, ..base }, ok(), "mount erofs image"),
         (
             "bad superblock, file",
             MountRequest { image: &broken, via: Via::File, ..base },
-            ok,
+            ok(),
             "mount erofs image",
         ),
         (
             "bad superblock, loop",
             MountRequest { image: &broken, via: Via::Loop, ..base },
-            ok,
+            ok(),
             "mount erofs image",
         ),
         (
             "empty image, loop",
             MountRequest { image: &empty, via: Via::Loop, ..base },
-            ok,
+            ok(),
             "mount erofs image",
         ),
-        ("image missing", MountRequest { image: &missing, ..base }, ok, "open image"),
-        ("image a directory", MountRequest { image: &target, ..base }, ok, "is a directory"),
-        ("image a fifo", MountRequest { image: &fifo, ..base }, ok, "is a fifo"),
-        ("target missing", MountRequest { target: &missing, via: Via::Loop, ..base }, ok, "open target"),
-        ("target a file", MountRequest { target: &plain, via: Via::Loop, ..base }, ok, "open target"),
+        ("image missing", MountRequest { image: &missing, ..base }, ok(), "open image"),
+        ("image a directory", MountRequest { image: &target, ..base }, ok(), "is a directory"),
+        ("image a fifo", MountRequest { image: &fifo, ..base }, ok(), "is a fifo"),
+        ("target missing", MountRequest { target: &missing, via: Via::Loop, ..base }, ok(), "open target"),
+        ("target a file", MountRequest { target: &plain, via: Via::Loop, ..base }, ok(), "open target"),
         ("check fails", MountRequest { via: Via::Loop, ..base }, None, "not mounted: block 7 differs"),
-        ("upper alone", MountRequest { upper: Some(&upper), ..base }, ok, "needs a work directory"),
-        ("work alone", MountRequest { work: Some(&work), ..base }, ok, "needs an upper directory"),
+        ("upper alone", MountRequest { upper: Some(&upper), ..base }, ok(), "needs a work directory"),
+        ("work alone", MountRequest { work: Some(&work), ..base }, ok(), "needs an upper directory"),
         (
             "work is upper",
             MountRequest { upper: Some(&upper), work: Some(&upper), ..base },
-            ok,
+            ok(),
             "is the upper directory",
         ),
         (
             "work in upper",
             MountRequest { upper: Some(&upper), work: Some(&nested), ..base },
-            ok,
+            ok(),
             "lie one in the other",
         ),
         (
             "work far away",
             MountRequest { upper: Some(&upper), work: Some(&far), via: Via::Loop, ..base },
-            ok,
+            ok(),
             "not on the same mount",
         ),
         (
             "upper parent missing",
             MountRequest { upper: Some(&deep), work: Some(&work), ..base },
-            ok,
+            ok(),
             "cannot be made",
         ),
         (
             "upper a file",
             MountRequest { upper: Some(&plain), work: Some(&work), ..base },
-            ok,
+            ok(),
             "cannot be opened",
         ),
         (
@@ -327,12 +328,12 @@ fn root_failures_leave_nothing() {
         (
             "overlay, bad image",
             MountRequest { image: &broken, upper: Some(&upper), work: Some(&work), ..base },
-            ok,
+            ok(),
             "mount erofs image",
         ),
     ];
     for (name, request, answer, expected) in cases {
-        let result = mount(&request, &mut |_, _| answer.ok_or_else(|| "block 7 differs".to_owned()));
+        let result = mount(&request, &mut |_, _| answer.clone().ok_or_else(|| "block 7 differs".to_owned()));
         let message = result.expect_err(name).to_string();
         assert!(message.contains(expected), "{name}: {message}");
         assert!(!message.contains('\n'), "{name}: {message}");

@@ -44,7 +44,7 @@ fn seal(image: &Path) -> Option<CheckedImage> {
     for (index, byte) in root_hash.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).unwrap();
     }
-    Some(CheckedImage { root_hash, data_blocks: size / 4096, hash_offset: size })
+    Some(CheckedImage { root_hash, data_blocks: size / 4096, hash_offset: size, signature: None })
 }
 
 /// dm-verity from end to end: good, shared, damaged, wrong root hash.
@@ -83,7 +83,7 @@ fn root_dm_verity() {
         let request = MountRequest { policy, ..bench.request(&image, &target) };
         let mounted = mount(&request, &mut |_, told| {
             assert_eq!(told, VerityPolicy::Kernel);
-            Ok(checked)
+            Ok(checked.clone())
         })
         .unwrap();
         assert_eq!(mounted.policy, VerityPolicy::Kernel);
@@ -104,7 +104,8 @@ fn root_dm_verity() {
             other => panic!("{other:?}"),
         }
         // A second mount shares the device and needs no loop device of its own.
-        let shared = mount(&MountRequest { target: &second, ..request }, &mut |_, _| Ok(checked)).unwrap();
+        let shared =
+            mount(&MountRequest { target: &second, ..request }, &mut |_, _| Ok(checked.clone())).unwrap();
         assert!(shared.how.contains("shared with an earlier mount"), "{}", shared.how);
         assert_eq!(content(&second), text);
         umount(&target, UmountOptions::default()).unwrap();
@@ -121,7 +122,7 @@ fn root_dm_verity() {
         work: Some(&work),
         ..bench.request(&image, &target)
     };
-    mount(&request, &mut |_, _| Ok(checked)).unwrap();
+    mount(&request, &mut |_, _| Ok(checked.clone())).unwrap();
     assert_eq!(content(&target), text);
     assert!(matches!(&bench.ours()[0].backing, Backing::Dm { name: found, .. } if *found == name));
     assert_eq!(bench.ours()[0].image, image);
@@ -130,18 +131,18 @@ fn root_dm_verity() {
 
     // Another root hash: not even the superblock can be read.
     let request = MountRequest { policy: VerityPolicy::Kernel, ..bench.request(&image, &target) };
-    let wrong = CheckedImage { root_hash: [7; 32], ..checked };
-    let error = mount(&request, &mut |_, _| Ok(wrong)).unwrap_err();
+    let wrong = CheckedImage { root_hash: [7; 32], ..checked.clone() };
+    let error = mount(&request, &mut |_, _| Ok(wrong.clone())).unwrap_err();
     assert!(matches!(error, Error::Kernel { .. }), "{error}");
     gone(&format!("mkimg-{}", "07".repeat(32)), "after the wrong root hash");
-    let odd = CheckedImage { hash_offset: checked.hash_offset + 1, ..checked };
+    let odd = CheckedImage { hash_offset: checked.hash_offset + 1, ..checked.clone() };
     assert!(matches!(
-        mount(&request, &mut |_, _| Ok(odd)),
+        mount(&request, &mut |_, _| Ok(odd.clone())),
         Err(Error::System(System::VerityParameter { .. }))
     ));
-    let outside = CheckedImage { data_blocks: 1 << 40, ..checked };
+    let outside = CheckedImage { data_blocks: 1 << 40, ..checked.clone() };
     assert!(matches!(
-        mount(&request, &mut |_, _| Ok(outside)),
+        mount(&request, &mut |_, _| Ok(outside.clone())),
         Err(Error::System(System::DeviceMapper { .. }))
     ));
     gone(&name, "after parameters that do not fit");
@@ -150,7 +151,7 @@ fn root_dm_verity() {
     let bytes = fs::read(&image).unwrap();
     let at = bytes.windows(14).position(|window| window == b"sealed sealed ").unwrap();
     File::options().write(true).open(&image).unwrap().write_all_at(b"X", u64::try_from(at).unwrap()).unwrap();
-    mount(&request, &mut |_, _| Ok(checked)).unwrap();
+    mount(&request, &mut |_, _| Ok(checked.clone())).unwrap();
     let error = fs::read(target.join("content")).unwrap_err();
     assert_eq!(Errno::from_io_error(&error), Some(Errno::IO));
     assert_eq!(dm::status(&name).unwrap().split(' ').next(), Some("C"));

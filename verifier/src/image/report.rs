@@ -45,6 +45,8 @@ pub enum Region {
     RootHash,
     /// The hashes hold, but what they protect breaks the format.
     Structure,
+    /// Nobody who is trusted vouches for the image, or it is an old release.
+    Trust,
 }
 
 impl Region {
@@ -65,6 +67,7 @@ impl Region {
             Self::Trailing => "trailing",
             Self::RootHash => "root-hash",
             Self::Structure => "structure",
+            Self::Trust => "trust",
         }
     }
 
@@ -99,6 +102,15 @@ pub struct Finding {
     pub more_paths: u64,
     /// What is wrong, on one line.
     pub problem: String,
+}
+
+impl Finding {
+    /// What an audit cannot find by itself: that the image as a whole is not one that is trusted. `offset` is that of the
+    /// trailer, which has the signatures.
+    #[must_use]
+    pub fn of_trust(offset: u64, problem: String) -> Self {
+        Self { offset, length: 0, region: Region::Trust, paths: Vec::new(), more_paths: 0, problem }
+    }
 }
 
 /// The result of an audit.

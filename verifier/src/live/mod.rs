@@ -84,7 +84,7 @@ pub(crate) fn is_overlay(target: &Path) -> Result<bool, Error> {
 ///
 /// # Errors
 /// As [`audit_mount`].
-pub(crate) fn backing_file(target: &Path) -> Result<Option<File>, Error> {
+pub fn backing_file(target: &Path) -> Result<Option<File>, Error> {
     let place = Place::find(target)?;
     Ok(backing::open(&place, &mut LiveReport::new(&place)))
 }
@@ -194,6 +194,9 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
     }
     match VerityTable::of(name) {
         Ok(table) => {
+            if table.is_signed() {
+                report.how.push_str(", whose signature the kernel has accepted,");
+            }
             let weak = table.options.iter().find(|word| {
                 matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
             });
