@@ -56,6 +56,10 @@ pub struct Trailer {
     pub hash_offset: u64,
     /// Length of the image in bytes.
     pub image_size: u64,
+    /// Byte offset of the Reed-Solomon parity; 0 without.
+    pub fec_offset: u64,
+    /// Parity bytes a codeword; 0 without parity.
+    pub fec_roots: u32,
 }
 
 impl Trailer {
@@ -67,6 +71,8 @@ impl Trailer {
             data_blocks: header.data_blocks,
             hash_offset: header.hash_offset(),
             image_size: header.image_size(),
+            fec_offset: if header.fec_roots == 0 { 0 } else { header.fec_offset() },
+            fec_roots: header.fec_roots,
         }
     }
 
@@ -86,8 +92,8 @@ impl Trailer {
             algorithm: *b"sha256\0\0\0\0\0\0\0\0\0\0",
             hash_type: 1.into(),
             salt_size: 0.into(),
-            fec_offset: 0.into(),
-            fec_roots: 0.into(),
+            fec_offset: self.fec_offset.into(),
+            fec_roots: self.fec_roots.into(),
             reserved: [0; 12],
             records: [0; BLOCK_LEN - 132],
             crc32: 0.into(),
@@ -146,6 +152,8 @@ impl Trailer {
             data_blocks: raw.data_blocks.get(),
             hash_offset: raw.hash_offset.get(),
             image_size: raw.image_size.get(),
+            fec_offset: raw.fec_offset.get(),
+            fec_roots: raw.fec_roots.get(),
         };
         // Everything else has one legal value in this version.
         if trailer.to_block() != Box::new(*block) {
@@ -168,7 +176,14 @@ mod tests {
 
     #[test]
     fn survives_a_round_trip_and_refuses_every_changed_byte() {
-        let trailer = Trailer { root_hash: [7; 32], data_blocks: 9, hash_offset: 36864, image_size: 49152 };
+        let trailer = Trailer {
+            root_hash: [7; 32],
+            data_blocks: 9,
+            hash_offset: 36864,
+            image_size: 57344,
+            fec_offset: 45056,
+            fec_roots: 2,
+        };
         let good = trailer.to_block();
         assert_eq!(Trailer::from_block(&good, 0).unwrap(), trailer);
         for at in 0..BLOCK_LEN {

@@ -110,7 +110,7 @@ pub fn image_from(
 ) -> Result<(Built, Vec<u8>), Error> {
     let folder = Folder::new();
     let target = folder.path().join("image");
-    let options = Options { platform: None, name: None, epoch: 0, compression, min_kernel, threads };
+    let options = Options { platform: None, name: None, epoch: 0, compression, min_kernel, fec_roots: 0, threads };
     let built = build(source, &target, &options, &Silent);
     assert_eq!(built.is_ok(), target.exists(), "an image is there when and only when it is complete");
     assert_eq!(files_in(folder.path()), usize::from(built.is_ok()), "a build leaves nothing behind");

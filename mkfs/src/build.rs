@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use mkimg_format::Sha256;
+use mkimg_format::fec;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
 use mkimg_oci::{Image, Platform, SourceSpec};
@@ -34,6 +35,8 @@ pub struct Options {
     pub compression: Compression,
     /// Oldest kernel that must mount the image, as (major, minor); usually [`Compression::min_kernel`].
     pub min_kernel: (u32, u32),
+    /// Reed-Solomon parity bytes of a codeword, as many as [`fec::ROOTS`] holds; 0 for none.
+    pub fec_roots: u32,
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
 }
@@ -52,6 +55,8 @@ pub struct Built {
     pub data_blocks: u64,
     /// Length of the image in bytes.
     pub image_size: u64,
+    /// Blocks of parity.
+    pub fec_blocks: u64,
     /// Oldest kernel that mounts it.
     pub min_kernel: (u32, u32),
     /// Digest of the manifest it was made from.
@@ -89,6 +94,14 @@ pub fn build(
     {
         let (compression, needed) = (options.compression, algorithm.min_kernel());
         return Err(Error::Kernel { compression, needed, asked: options.min_kernel });
+    }
+    if options.fec_roots != 0 && !fec::ROOTS.contains(&options.fec_roots) {
+        let (found, limit) = (options.fec_roots.into(), (*fec::ROOTS.end()).into());
+        return Err(Error::Limit {
+            what: "parity bytes of a codeword, of which there are 2 or more",
+            found,
+            limit,
+        });
     }
     let opened = Opened::open(source, options.platform.as_ref())?;
     // Before the work is done: a target that cannot be written is known at once.
@@ -132,10 +145,7 @@ pub fn build(
             config_digest: config.map(|document| document.digest.to_string()),
         },
         layers,
-        options: BTreeMap::from([
-            ("compress".to_owned(), options.compression.to_string()),
-            ("min_kernel".to_owned(), format!("{}.{}", options.min_kernel.0, options.min_kernel.1)),
-        ]),
+        options: stated(options),
         tool: concat!("mkimg ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     let json = statement.to_json();
@@ -156,6 +166,7 @@ pub fn build(
         compression: options.compression,
         abilities: Abilities::of(options.min_kernel),
         documents: &documents,
+        fec_roots: options.fec_roots,
         name: statement.name.as_deref(),
         output: &output,
         threads: options.threads,
@@ -171,6 +182,7 @@ pub fn build(
         hash_offset: plan.header.hash_offset(),
         data_blocks: plan.header.data_blocks,
         image_size: plan.header.image_size(),
+        fec_blocks: plan.header.fec_blocks,
         min_kernel: plan.features.min_kernel(),
         manifest_digest: statement.source.manifest_digest,
         layers: flat.waste.layers.len(),
@@ -181,6 +193,19 @@ pub fn build(
         deleted_bytes: total(|layer| layer.deleted.bytes),
         warnings,
     })
+}
+
+/// The options that decide the bytes of an image, as the statement has them.
+fn stated(options: &Options) -> BTreeMap<String, String> {
+    let (major, minor) = options.min_kernel;
+    let mut stated = BTreeMap::from([
+        ("compress".to_owned(), options.compression.to_string()),
+        ("min_kernel".to_owned(), format!("{major}.{minor}")),
+    ]);
+    if options.fec_roots != 0 {
+        stated.insert("fec".to_owned(), options.fec_roots.to_string());
+    }
+    stated
 }
 
 /// Checks and flattens the layers of an image.

@@ -7,6 +7,8 @@
 //! (tar)    (tree)      (layout)  (what stands where)                (hash and write)
 //! ```
 //!
+//! Parity, if wanted, comes last: `parity` reads what was written once more.
+//!
 //! When file data is compressed, only writing it tells where it ends: then it goes through `packer` to its place, and
 //! the rest is planned behind it.
 //!
@@ -31,6 +33,7 @@ mod image_writer;
 mod metadata;
 mod output;
 mod packer;
+mod parity;
 mod path;
 mod plan;
 mod progress;

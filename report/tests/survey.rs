@@ -42,6 +42,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         epoch: 0,
         compression: Compression::None,
         min_kernel: Compression::None.min_kernel(),
+        fec_roots: 0,
         threads: NonZeroUsize::MIN,
     };
     build(&SourceSpec::Dir { path: source.to_owned() }, &path, &options, &Silent).unwrap();

@@ -42,6 +42,9 @@ struct Verity {
     hash_block_size: u64,
     algorithm: &'static str,
     salt: &'static str,
+    fec_roots: u32,
+    fec_offset: u64,
+    fec_blocks: u64,
 }
 
 #[derive(Serialize)]
@@ -143,15 +146,22 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             hash_block_size: block,
             algorithm: "sha256",
             salt: "-",
+            fec_roots: trailer.fec_roots,
+            fec_offset: trailer.fec_offset,
+            fec_blocks: header.fec_blocks,
         },
         areas: vec![
             area("header", 0, block),
             area("data", block, meta),
             area("metadata", meta, sealed),
             area("seal", sealed, header.hash_offset()),
-            area("verity", header.hash_offset(), header.trailer_offset()),
+            area("verity", header.hash_offset(), header.fec_offset()),
+            area("parity", header.fec_offset(), header.trailer_offset()),
             area("trailer", header.trailer_offset(), header.image_size()),
-        ],
+        ]
+        .into_iter()
+        .filter(|area| area.length > 0 || area.name != "parity")
+        .collect(),
         source: &statement.source,
         layers: layer_lines(&statement, &records),
         deleted_files: seal.deleted().len(),
@@ -205,6 +215,10 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
     row("root hash", &inspection.verity.root_hash)?;
     row("kernel", &format!("Linux {} or later", inspection.min_kernel))?;
     row("compression", inspection.options.get("compress").map_or("-", |compress| compress))?;
+    if inspection.verity.fec_roots > 0 {
+        let roots = inspection.verity.fec_roots;
+        row("parity", &format!("{roots} bytes a codeword mend as many of each 255"))?;
+    }
     row("uuid", &inspection.uuid)?;
     row("source", &inspection.source.kind)?;
     if let Some(digest) = &inspection.source.manifest_digest {

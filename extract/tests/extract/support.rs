@@ -22,6 +22,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         epoch: 0,
         compression: Compression::None,
         min_kernel: Compression::None.min_kernel(),
+        fec_roots: 0,
         threads: NonZeroUsize::MIN,
     };
     build(source, image, &options, &Silent).unwrap();

@@ -310,6 +310,7 @@ pub fn options(threads: usize) -> Options {
         epoch: 0,
         compression,
         min_kernel: compression.min_kernel(),
+        fec_roots: 0,
         threads,
     }
 }
