@@ -29,6 +29,9 @@ const ANSWER_BYTES: usize = 16 << 10;
 const HEAD: usize = size_of::<DmIoctl>();
 const SPEC: usize = size_of::<DmTargetSpec>();
 
+/// Optional word of the table, followed by the device with the parity.
+const FEC_DEVICE: &str = "use_fec_from_device";
+
 const DM_READONLY_FLAG: u32 = 1;
 const DM_STATUS_TABLE_FLAG: u32 = 1 << 4;
 const DM_ACTIVE_PRESENT_FLAG: u32 = 1 << 5;
@@ -98,6 +101,19 @@ pub enum OnCorruption {
     Panic,
 }
 
+/// Reed-Solomon parity on a device, which the kernel mends blocks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fec {
+    /// Device with the parity.
+    pub dev: DevNumber,
+    /// Blocks that are protected: data, then tree.
+    pub blocks: u64,
+    /// First block of the parity.
+    pub start: u64,
+    /// Parity bytes of a codeword, 2 to 24.
+    pub roots: u32,
+}
+
 /// Parameters of one dm-verity device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerityTarget {
@@ -121,6 +137,8 @@ pub struct VerityTarget {
     pub salt: Vec<u8>,
     /// Reaction to a mismatch.
     pub on_corruption: OnCorruption,
+    /// Parity; takes equal block sizes.
+    pub fec: Option<Fec>,
 }
 
 impl VerityTarget {
@@ -151,11 +169,19 @@ impl VerityTarget {
             self.algorithm,
             hex(&self.root_hash),
         );
-        line.push_str(match self.on_corruption {
-            OnCorruption::Eio => "",
-            OnCorruption::Restart => " 1 restart_on_corruption",
-            OnCorruption::Panic => " 1 panic_on_corruption",
-        });
+        let mut options: Vec<String> = match self.on_corruption {
+            OnCorruption::Eio => Vec::new(),
+            OnCorruption::Restart => vec!["restart_on_corruption".to_owned()],
+            OnCorruption::Panic => vec!["panic_on_corruption".to_owned()],
+        };
+        // In the order in which the kernel shows them.
+        if let Some(Fec { dev, blocks, start, roots }) = self.fec {
+            let words = format!("{FEC_DEVICE} {dev} fec_blocks {blocks} fec_start {start} fec_roots {roots}");
+            options.extend(words.split(' ').map(str::to_owned));
+        }
+        if !options.is_empty() {
+            line.push_str(&format!(" {} {}", options.len(), options.join(" ")));
+        }
         Ok(line)
     }
 
@@ -191,6 +217,9 @@ impl VerityTarget {
         }
         if self.salt.len() > 256 {
             return bad("salt", format!("{} bytes", self.salt.len()), "at most 256 bytes");
+        }
+        if let Some(fec) = self.fec.filter(|fec| !(2..=24).contains(&fec.roots)) {
+            return bad("fec roots", fec.roots.to_string(), "2 to 24");
         }
         // The name goes into a blank-separated line.
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
@@ -296,6 +325,12 @@ pub fn available() -> std::result::Result<(), Unavailable> {
 /// Verity status of a mapped device by name, see [`VerityDevice::status`].
 pub fn status(name: &str) -> Result<String> {
     Control::open()?.status(name).map_err(named("status", name))
+}
+
+/// How many blocks have been mended from parity, of a status that says so: second word, since Linux 6.18.
+#[must_use]
+pub fn corrected_blocks(status: &str) -> Option<u64> {
+    status.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// What a dm-verity device in use checks against.
@@ -486,14 +521,14 @@ fn first_target(payload: &[u8]) -> Option<(u64, String)> {
     Some((spec.length, String::from_utf8(text.to_vec()).ok()?.trim_end().to_owned()))
 }
 
-/// Whether two table lines agree in everything but the devices (words 2 and 3).
+/// Whether two table lines agree in everything but the devices (words 2 and 3, and that of the parity).
 fn same_parameters(found: &str, wanted: &str) -> bool {
     let words = |line: &str| -> Vec<String> {
-        line.split_ascii_whitespace()
-            .enumerate()
-            .filter(|(index, _)| *index != 1 && *index != 2)
-            .map(|(_, word)| word.to_owned())
-            .collect()
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let before = |index: usize| index.checked_sub(1).and_then(|index| words.get(index));
+        let is_device = |index: usize| matches!(index, 1 | 2) || before(index) == Some(&FEC_DEVICE);
+        let others = words.iter().enumerate().filter(|(index, _)| !is_device(*index));
+        others.map(|(_, word)| (*word).to_owned()).collect()
     };
     let (mut found, wanted) = (words(found), words(wanted));
     // Some kernels print the count of optional words even when it is zero.
@@ -541,6 +576,7 @@ mod tests {
             root_hash: (0u8..32).collect(),
             salt: Vec::new(),
             on_corruption: OnCorruption::Eio,
+            fec: None,
         }
     }
 
@@ -565,6 +601,24 @@ mod tests {
             format!("1 7:3 7:12 512 4096 1000 1001 sha256 {ROOT} ab01 1 panic_on_corruption")
         );
         assert_eq!(t.sectors().unwrap(), 1000);
+        let words = "use_fec_from_device 7:3 fec_blocks 1009 fec_start 1010 fec_roots 2";
+        t.fec = Some(Fec { dev: DevNumber { major: 7, minor: 3 }, blocks: 1009, start: 1010, roots: 2 });
+        let line = t.table_line().unwrap();
+        assert!(line.ends_with(&format!(" ab01 9 panic_on_corruption {words}")), "{line}");
+        t.on_corruption = OnCorruption::Eio;
+        let line = t.table_line().unwrap();
+        assert!(line.ends_with(&format!(" ab01 8 {words}")), "{line}");
+        assert!(same_parameters(&line.replace("7:3", "7:9"), &line));
+        assert!(!same_parameters(&line.replace("fec_roots 2", "fec_roots 3"), &line));
+    }
+
+    #[test]
+    fn mended_blocks_of_a_status() {
+        for (status, blocks) in
+            [("V", None), ("C", None), ("V -", None), ("V 0", Some(0)), ("C 17", Some(17))]
+        {
+            assert_eq!(corrected_blocks(status), blocks, "{status}");
+        }
     }
 
     #[test]
@@ -579,7 +633,7 @@ mod tests {
     #[test]
     fn parameters_out_of_range() {
         type Change = fn(&mut VerityTarget);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 11] = [
             (|t| t.data_block_size = 0, "data block size"),
             (|t| t.data_block_size = 4097, "data block size"),
             (|t| t.hash_block_size = 1 << 17, "hash block size"),
@@ -589,6 +643,8 @@ mod tests {
             (|t| t.salt = vec![0; 257], "salt"),
             (|t| t.algorithm = "sha256 1 ignore_corruption".to_owned(), "algorithm"),
             (|t| t.algorithm.clear(), "algorithm"),
+            (|t| t.fec = Some(Fec { dev: t.data_dev, blocks: 9, start: 9, roots: 1 }), "fec roots"),
+            (|t| t.fec = Some(Fec { dev: t.data_dev, blocks: 9, start: 9, roots: 25 }), "fec roots"),
         ];
         for (change, expected) in cases {
             let mut t = target();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 
 use mkimg_format::erofs::escape;
+use mkimg_format::fec::Layout;
 use mkimg_format::header::Header;
 use mkimg_format::lint::{self, lint};
 use mkimg_format::trailer::Trailer;
@@ -61,5 +62,6 @@ pub fn check_image(
         root_hash: trailer.root_hash,
         data_blocks: header.data_blocks,
         hash_offset: header.hash_offset(),
+        fec: Layout::of(&header),
     })
 }

@@ -8,6 +8,7 @@ pub(crate) mod extract;
 pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod mount;
+pub(crate) mod repair;
 pub(crate) mod report;
 mod report_json;
 mod report_text;

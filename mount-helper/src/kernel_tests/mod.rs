@@ -36,7 +36,8 @@ use mkimg_kernel::{dm, mountinfo};
 /// Loop devices are a resource of the whole machine: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-const CHECKED: CheckedImage = CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096 };
+const CHECKED: CheckedImage =
+    CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096, fec: None };
 
 /// A directory with an image, a mount point, and a promise to leave nothing behind.
 struct Bench {
