@@ -133,19 +133,20 @@ pub fn repair(
     if before.data_absent {
         return Err(Error::DetachedSeal);
     }
+    let root_hash = options.root_hash.unwrap_or(before.root_hash);
     // Sizes and offsets depend on these two alone.
     let shape =
         Header { data_blocks: before.data_blocks, meta_block: 1, seal_block: 2, fec_blocks: 0, fec_roots: 0 };
     let shape = shape.with_fec(before.fec_roots);
     copy::copy(image, output, shape.image_size(), options)?;
-    let mut mender = Mender::new(output, copies, &shape, &before);
+    let mut mender = Mender::new(output, copies, &shape, root_hash, before.header);
     let whole = mender.run(options)?;
     let mut mended = mender.mended();
-    tail::write(output, &shape, &before.root_hash, &mut mended)?;
+    tail::write(output, &shape, &root_hash, &mut mended)?;
     if whole {
         tail::write_parity(output, &shape, options, &mut mended)?;
     }
-    let after = audit("verify", output, Some(before.root_hash))?;
+    let after = audit("verify", output, Some(root_hash))?;
     Ok(Repaired { before, mended, after })
 }
 

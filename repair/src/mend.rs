@@ -9,7 +9,6 @@ use mkimg_format::header::{HEADER_LEN, Header};
 use mkimg_format::merkle::{FANOUT, hash_block, hash_blocks};
 use mkimg_format::verity::{Level, levels};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
-use mkimg_verify::Report;
 
 use crate::round::Rounds;
 use crate::{Error, Mended, Options, failed};
@@ -118,14 +117,45 @@ impl Tree<'_> {
         Ok(hashes)
     }
 
-    /// The hash block that the blocks right below it make.
-    fn made_of_children(&self, level: usize, index: u64) -> Result<Block, Error> {
+    /// The hash block that the blocks right below it make. Where they and what is stored disagree, copies have a say: of
+    /// what was in this slot, and of what was below.
+    fn made_of_children(&self, level: usize, index: u64, copies: &[&dyn ReadAt]) -> Result<Block, Error> {
+        let stored = self.read(Node::Hash(level, index))?;
         let first = index.saturating_mul(FANOUT);
-        let Some(below) = level.checked_sub(1) else { return self.made_of_data(level, index) };
-        let blocks = self.levels.get(below).map_or(0, |level| level.blocks);
-        let end = first.saturating_add(FANOUT).min(blocks);
-        let hash = |index| self.read(Node::Hash(below, index)).map(|block| hash_block(&block[..]));
-        Ok(packed(&(first..end).map(hash).collect::<Result<Vec<_>, _>>()?))
+        let mut block = Box::new([0; BLOCK_LEN]);
+        for ((number, child), place) in (0..).zip(self.children(level, first)).zip(block.chunks_exact_mut(32))
+        {
+            let mut votes = vec![hash_block(&self.read(child)?[..]), slot(&stored, number)];
+            if votes.first() != votes.last() {
+                let mut ask = |node, vote: &dyn Fn(&[u8; BLOCK_LEN]) -> Sha256| {
+                    let mut block = [0; BLOCK_LEN];
+                    for copy in copies {
+                        if copy.read_exact_at(&mut block, self.offset(node)).is_ok() {
+                            votes.push(vote(&block));
+                        }
+                    }
+                };
+                ask(child, &|block| hash_block(block));
+                ask(Node::Hash(level, index), &|block| slot(block, number));
+            }
+            let count = |vote: &&Sha256| votes.iter().filter(|other| other == vote).count();
+            let most = votes.iter().map(|vote| count(&vote)).max();
+            if let Some(vote) = votes.iter().find(|vote| Some(count(vote)) == most) {
+                place.copy_from_slice(vote);
+            }
+        }
+        Ok(block)
+    }
+
+    /// The blocks right below a hash block, of which the first has number `first`.
+    fn children(&self, level: usize, first: u64) -> impl Iterator<Item = Node> + use<> {
+        let below = level.checked_sub(1);
+        let blocks = match below {
+            None => self.data_blocks,
+            Some(below) => self.levels.get(below).map_or(0, |level| level.blocks),
+        };
+        (first..first.saturating_add(FANOUT).min(blocks))
+            .map(move |index| below.map_or(Node::Data(index), |below| Node::Hash(below, index)))
     }
 
     /// The hash block that the data below it makes, whatever stands between.
@@ -182,15 +212,21 @@ pub(crate) struct Mender<'a> {
 }
 
 impl<'a> Mender<'a> {
-    pub(crate) fn new(work: &'a File, copies: &'a [&'a dyn ReadAt], shape: &Header, before: &Report) -> Self {
+    pub(crate) fn new(
+        work: &'a File,
+        copies: &'a [&'a dyn ReadAt],
+        shape: &Header,
+        root: Sha256,
+        header: Option<Header>,
+    ) -> Self {
         let tree = Tree {
             work,
             data_blocks: shape.data_blocks,
             levels: levels(shape.data_blocks, shape.tree_offset()),
-            root: before.root_hash,
+            root,
         };
         let rounds = Layout::of(shape).map(Rounds::new);
-        Self { tree, copies, rounds, header: before.header, mended: Mended::default() }
+        Self { tree, copies, rounds, header, mended: Mended::default() }
     }
 
     pub(crate) const fn mended(&self) -> Mended {
@@ -274,7 +310,7 @@ impl<'a> Mender<'a> {
         let near = match node {
             Node::Data(0) => self.with_header()?,
             Node::Data(_) => None,
-            Node::Hash(level, index) => Some(self.tree.made_of_children(level, index)?),
+            Node::Hash(level, index) => Some(self.tree.made_of_children(level, index, self.copies)?),
         };
         if self.computed(node, near, wanted)? {
             return Ok(true);

@@ -106,3 +106,18 @@ fn a_layer_of_one_gibibyte() {
     assert!(std::fs::metadata(&image).unwrap().len() > 1 << 30);
     assert_compressed_within(&source, &image, "a layer of 1 GiB");
 }
+
+#[test]
+fn parity_on_many_threads() {
+    require!(Need::Tool("python3"));
+    let dir = scratch();
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("large"), images::pattern(96 << 20, 3)).unwrap();
+    let image = dir.path().join("image.mkimg");
+    for threads in ["1", "16"] {
+        let options = ["--fec", "24", "--threads", threads];
+        let peak = peak_of_build(&format!("dir:{}", source.display()), &image, &options);
+        assert_within(peak, 2, &format!("parity on {threads} threads"));
+    }
+}

@@ -25,9 +25,14 @@ fn spec_reader(options: &[&str], image: &Path) -> command::Run {
 
 /// Builds `source` and compares both readers line for line, on the image and on its detached seal.
 fn readers_agree(name: &str, source: &str) {
+    readers_agree_with(name, source, &[]);
+}
+
+/// As [`readers_agree`], of an image that is built with more options.
+fn readers_agree_with(name: &str, source: &str, options: &[&str]) {
     let dir = scratch();
     let (image, seal) = (dir.path().join("image.mkimg"), dir.path().join("image.seal"));
-    let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).ok();
+    let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).args(options).ok();
     let _ = mkimg(args!["seal", image, "-o", seal]).ok();
     let _ = mkimg(args!["verify", image]).ok();
     let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
@@ -56,7 +61,11 @@ fn spec_reader_agrees_on_one_of_everything() {
     require!(Need::Tool("python3"));
     let dir = scratch();
     one_of_everything(dir.path());
-    readers_agree("one of everything", &format!("oci:{}", dir.path().display()));
+    let source = format!("oci:{}", dir.path().display());
+    readers_agree("one of everything", &source);
+    for roots in ["2", "9", "24"] {
+        readers_agree_with(&format!("parity of {roots}"), &source, &["--fec", roots]);
+    }
 }
 
 /// What real images seldom have: directories of many blocks, units around the size of a block, links that do not fit
@@ -111,7 +120,7 @@ fn spec_reader_refuses_changed_images() {
     require!(Need::Tool("python3"));
     let dir = scratch();
     let image = dir.path().join("image.mkimg");
-    let _ = mkimg(args!["build", sample(), "--compress", "none", "-o", image]).ok();
+    let _ = mkimg(args!["build", sample(), "--compress", "none", "--fec", "2", "-o", image]).ok();
     let good = std::fs::read(&image).unwrap();
     let block =
         |at: usize| 4096 * usize::try_from(u64::from_le_bytes(good[at..at + 8].try_into().unwrap())).unwrap();
@@ -127,6 +136,7 @@ fn spec_reader_refuses_changed_images() {
         ("UUID of the verity superblock", hash_offset + 16),
         ("slack of the verity superblock", hash_offset + 4095),
         ("tree", hash_offset + 4096),
+        ("parity", good.len() - 8192),
         ("trailer", good.len() - 4096 + 16),
         ("records of the trailer", good.len() - 100),
     ] {
