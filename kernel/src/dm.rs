@@ -327,7 +327,7 @@ pub fn status(name: &str) -> Result<String> {
     Control::open()?.status(name).map_err(named("status", name))
 }
 
-/// How many blocks have been mended from parity, of a status that says so: second word, since Linux 6.18.
+/// How many blocks have been mended from parity, of a status that says so: the second word, since version 1.13 of the target.
 #[must_use]
 pub fn corrected_blocks(status: &str) -> Option<u64> {
     status.split_ascii_whitespace().nth(1)?.parse().ok()

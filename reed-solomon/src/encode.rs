@@ -203,6 +203,9 @@ mod tests {
 
     #[test]
     fn parity_is_the_remainder_of_the_textbook() {
+        // As in SPEC.md, section 7.1.
+        assert_eq!(remainder(&[1, 2, 3], 2), [0x04, 0x04]);
+        assert_eq!(remainder(&[1, 2, 3], 4), [0x8b, 0xf3, 0x8e, 0xf6]);
         for roots in [2, 3, 8, 17, 24] {
             let rows: Vec<Vec<u8>> = (0..CODEWORD - roots)
                 .map(|row| (0..COLUMNS).map(|at| (row * 31 + at * at / 3 + at) as u8).collect())
