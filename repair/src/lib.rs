@@ -59,6 +59,14 @@ pub enum Error {
     /// A detached seal has no parity, and is made anew from the image.
     #[error("is a detached seal; make it anew from the image")]
     DetachedSeal,
+    /// So little is left that not even the place of the tree is reached, in no copy.
+    #[error("ends at byte {found}, its data at {needed}; no copy is longer")]
+    TooShort {
+        /// Length of the longest copy.
+        found: u64,
+        /// Where the data of the image ends.
+        needed: u64,
+    },
     /// The copy that is worked on.
     #[error("{doing}: {source}")]
     Output {
@@ -138,6 +146,13 @@ pub fn repair(
     let shape =
         Header { data_blocks: before.data_blocks, meta_block: 1, seal_block: 2, fec_blocks: 0, fec_roots: 0 };
     let shape = shape.with_fec(before.fec_roots);
+    // What an image claims to be costs time only as far as somebody has it.
+    let lengths = copies.iter().map(|copy| copy.size()).chain([image.size()]);
+    let (found, needed) =
+        (lengths.map(Result::unwrap_or_default).max().unwrap_or_default(), shape.hash_offset());
+    if found < needed {
+        return Err(Error::TooShort { found, needed });
+    }
     copy::copy(image, output, shape.image_size(), options)?;
     let mut mender = Mender::new(output, copies, &shape, root_hash, before.header);
     let whole = mender.run(options)?;

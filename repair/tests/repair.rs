@@ -255,6 +255,19 @@ fn lengths_are_mended() {
             let bytes = image.bytes[..cut as usize].to_vec();
             assert_whole(&format!("cut to {cut}"), image, &mend(&bytes, &[], Some(image.root)));
         }
+        // What is left of a download, and a copy that lacks the beginning.
+        let start = image.bytes[..BLOCK * 50].to_vec();
+        let mut copy = image.bytes.clone();
+        copy[..BLOCK * 20].fill(0);
+        assert_whole("a start and a copy", image, &mend(&start, &[&copy], Some(image.root)));
+        let output = tempfile::tempfile().unwrap();
+        let options = Options { root_hash: None, threads: NonZeroUsize::MIN, progress: None };
+        let refused = repair(&start, &[&start], &output, &options).unwrap_err();
+        assert!(
+            matches!(refused, mkimg_repair::Error::TooShort { found, .. } if found == 50 * 4096),
+            "{refused}"
+        );
+        assert_eq!(output.metadata().unwrap().len(), 0);
         let longer = [&image.bytes[..], &[7; 5000]].concat();
         assert_whole("trailing bytes", image, &mend(&longer, &[], None));
     }

@@ -85,10 +85,16 @@ fn parity_is_that_of_veritysetup() {
 #[test]
 fn parity_of_a_real_image_is_that_of_veritysetup() {
     require!(Need::Tool("veritysetup"));
-    let dir = scratch();
-    let inspection = build(dir.path(), &images::sample(), "3", "2");
-    assert_as_veritysetup(dir.path(), &inspection, "sample");
-    assert_eq!(inspection["options"]["fec"], "3");
+    let (dir, image) = (scratch(), "image");
+    for compression in ["none", "lz4", "zstd"] {
+        let image = dir.path().join(image);
+        let options = ["--fec", "3", "--compress", compression];
+        let _ = mkimg(args!["build", images::sample(), "-o", image]).args(options).ok();
+        let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
+        assert_as_veritysetup(dir.path(), &inspection, compression);
+        assert_eq!(inspection["options"]["fec"], "3");
+        let _ = mkimg(args!["verify", image]).ok();
+    }
 }
 
 #[test]
