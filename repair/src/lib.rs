@@ -20,6 +20,7 @@
 //! | `mend` | from the root down |
 //! | `round` | what parity can do for a block |
 //! | `tail` | what no hash covers |
+//! | `tree` | which hash a block must have, and which hash blocks follow from what is below |
 #![forbid(unsafe_code)]
 #![warn(clippy::arithmetic_side_effects)]
 
@@ -27,6 +28,7 @@ mod copy;
 mod mend;
 mod round;
 mod tail;
+mod tree;
 
 use std::fs::File;
 use std::io;

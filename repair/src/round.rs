@@ -9,7 +9,7 @@ use mkimg_format::{BLOCK_LEN, Sha256};
 use mkimg_reed_solomon::Codewords;
 
 use crate::Error;
-use crate::mend::{Block, Node, Tree};
+use crate::tree::{Block, Node, Tree};
 
 /// The rounds of an image.
 pub(crate) struct Rounds {
