@@ -111,7 +111,7 @@ impl<'a> Mender<'a> {
         let mut block = Box::new([0; BLOCK_LEN]);
         for copy in self.copies {
             if copy.read_exact_at(&mut block[..], offset).is_ok() && hash_block(&block[..]) == *wanted {
-                self.tree.write(node, &block)?;
+                self.write(node, &block)?;
                 self.mended.copied = self.mended.copied.saturating_add(1);
                 return Ok(true);
             }
@@ -128,7 +128,7 @@ impl<'a> Mender<'a> {
             let corrected = rounds.correct(&self.tree, node, wanted)?;
             let own = corrected.iter().any(|(mended, _)| *mended == node);
             for (node, block) in corrected {
-                self.tree.write(node, &block)?;
+                self.write(node, &block)?;
                 self.mended.corrected = self.mended.corrected.saturating_add(1);
             }
             if own {
@@ -147,7 +147,7 @@ impl<'a> Mender<'a> {
     /// Takes a block that was computed, if it is the right one.
     fn computed(&mut self, node: Node, block: Option<Block>, wanted: &Sha256) -> Result<bool, Error> {
         let Some(block) = block.filter(|block| hash_block(&block[..]) == *wanted) else { return Ok(false) };
-        self.tree.write(node, &block)?;
+        self.write(node, &block)?;
         self.mended.computed = self.mended.computed.saturating_add(1);
         Ok(true)
     }
@@ -161,5 +161,12 @@ impl<'a> Mender<'a> {
         block[HEADER_LEN..1024].fill(0);
         block[end..].fill(0);
         Ok(Some(block))
+    }
+
+    fn write(&mut self, node: Node, block: &[u8; BLOCK_LEN]) -> Result<(), Error> {
+        if let (Node::Hash(..), Some(rounds)) = (node, &mut self.rounds) {
+            rounds.forget();
+        }
+        self.tree.write(node, block)
     }
 }

@@ -76,7 +76,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The hash block above, and the slot in it; `None` above the top.
-    const fn parent(&self, node: Node) -> Option<(usize, u64, u64)> {
+    pub(crate) const fn parent(&self, node: Node) -> Option<(usize, u64, u64)> {
         let (level, index) = match node {
             Node::Data(block) => (0, block),
             Node::Hash(level, index) => (level.saturating_add(1), index),
