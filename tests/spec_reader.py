@@ -124,14 +124,19 @@ class Image:
         rule(1 <= self.meta_block < self.seal_block < self.data_blocks < 1 << 32, "order of the areas")
         rule(meta_blocks == self.seal_block - self.meta_block, "meta_blocks")
         rule(seal_blocks == self.data_blocks - self.seal_block, "seal_blocks")
-        rule(fec_blocks == fec_roots == 0 and not any(raw[0x4C:508]), "reserved bytes of the header")
+        rule(not any(raw[0x4C:508]), "reserved bytes of the header")
+        rule(fec_roots == 0 or 2 <= fec_roots <= 24, "fec_roots")
         self.level_blocks = []
         below = self.data_blocks
         while below > 1:
             below = ceil(below, 128)
             self.level_blocks.append(below)
         self.hash_offset = self.data_blocks * BLOCK
-        self.trailer = self.hash_offset + (1 + sum(self.level_blocks)) * BLOCK
+        self.fec_offset = self.hash_offset + (1 + sum(self.level_blocks)) * BLOCK
+        self.fec_roots = fec_roots
+        self.rounds = ceil(self.data_blocks + sum(self.level_blocks), 255 - fec_roots) if fec_roots else 0
+        rule(fec_blocks == self.rounds * fec_roots, "fec_blocks")
+        self.trailer = self.fec_offset + fec_blocks * BLOCK
         rule(image_size == self.length == self.trailer + BLOCK, "image_size")
 
     def read_trailer(self):
@@ -147,7 +152,8 @@ class Image:
             at += 4 + length
         rule(records == sorted(set(records)), "order of the records")
         self.parameters = struct.pack("<32sQQQII16sIIQI12x", self.root_hash, self.data_blocks, self.hash_offset,
-                                      self.length, BLOCK, BLOCK, b"sha256", 1, 0, 0, 0)
+                                      self.length, BLOCK, BLOCK, b"sha256", 1, 0,
+                                      self.fec_offset if self.fec_roots else 0, self.fec_roots)
         expected = struct.pack("<8sII", b"mkimgEND", 1, used) + self.parameters + raw[128:128 + used]
         expected = expected.ljust(4092, b"\0")
         rule(raw[:4092] == expected, "trailer")
@@ -181,6 +187,40 @@ class Image:
         levels, root = merkle_levels(found)
         rule(levels == stored, "hash tree")
         rule(root == self.root_hash, "root hash")
+
+
+    def check_parity(self):
+        """Computes the parity of all rounds [7.1]. Without file data there is nothing to compute it from."""
+        if not self.fec_roots or self.cut:
+            return
+        tree = self.hash_offset + BLOCK
+        data, tree = self.read(0, self.hash_offset), self.read(tree, self.fec_offset - tree)
+        message, step = data + tree, self.rounds * BLOCK
+        message = message.ljust(step * (255 - self.fec_roots), b"\0")
+        generator = [1]
+        for root in range(self.fec_roots):
+            factor = EXP[root]
+            generator = [a ^ multiply(b, factor) for a, b in zip(generator + [0], [0] + generator)]
+        tables = [bytes(multiply(factor, value) for value in range(256)) for factor in generator[1:]]
+        # Division by the generator, byte by byte of all codewords at once: bytes of large numbers.
+        number = lambda data: int.from_bytes(data, "little")
+        parity = [0] * self.fec_roots
+        for row in range(255 - self.fec_roots):
+            feedback = (number(message[row * step:(row + 1) * step]) ^ parity[0]).to_bytes(step, "little")
+            parity = [later ^ number(feedback.translate(table)) for later, table in zip(parity[1:] + [0], tables)]
+        columns = [value.to_bytes(step, "little") for value in parity]
+        expected = bytes(byte for codeword in zip(*columns) for byte in codeword)
+        rule(self.read(self.fec_offset, len(expected)) == expected, "parity")
+
+
+EXP = [1]
+while len(EXP) < 255:
+    EXP.append(EXP[-1] << 1 if EXP[-1] < 128 else (EXP[-1] << 1) ^ 0x11D)
+
+
+def multiply(a, b):
+    """Product in GF(256) [7.1]."""
+    return EXP[(EXP.index(a) + EXP.index(b)) % 255] if a and b else 0
 
 
 class FileSystem:
@@ -619,6 +659,7 @@ def main():
         image = Image(args.image)
         rule(args.root_hash in (None, image.root_hash.hex()), "another root hash")
         image.check_tree()
+        image.check_parity()
         fs = FileSystem(image)
         for line in listing(fs):
             print(json.dumps(line, ensure_ascii=False, separators=(",", ":")))

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Verify a tree or a mount, then stay and report what changes, as it happens.
     Watch(WatchArgs),
+    /// Write a mended copy of a damaged image, from its parity and from other copies.
+    Repair(RepairArgs),
     /// Mount an image read-only, or below a writable overlay.
     Mount(MountArgs),
     /// Unmount an image.
@@ -113,6 +115,12 @@ pub(crate) struct BuildArgs {
     /// below it; symbolic links are followed inside the image; what is not there is left out with a warning.
     #[arg(long, value_name = "TRACE")]
     pub optimize_for: Option<PathBuf>,
+    /// Add parity, from 2 to 24 bytes in 255, that mends as many damaged ones [default: none].
+    ///
+    /// With it the kernel reads through damage, and `mkimg repair` mends the file. 2 bytes take 0.8 % of the
+    /// image, 24 take 10 %.
+    #[arg(long, value_name = "ROOTS", value_parser = clap::value_parser!(u32).range(2..=24))]
+    pub fec: Option<u32>,
     /// Name of the image [default: the reference of the source].
     #[arg(long, value_parser = image_name)]
     pub name: Option<String>,
@@ -259,6 +267,36 @@ pub(crate) enum Via {
     File,
     /// A loop device.
     Loop,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mkimg repair web.img -o mended.img --root-hash 5d0f...    from parity (mkimg build --fec)
+  mkimg repair web.img -o mended.img --from old.img         from a copy, which may be damaged as well
+  mkimg repair web.img -o mended.img --from web.seal        all but file data, from the detached seal
+
+Every block is checked against its hash before it is taken, up to the root hash. The damaged image is
+only read. Exit status: 0 the copy is the image, to the byte; 1 it could not be mended: what is still
+damaged is listed, and nothing is written.")]
+pub(crate) struct RepairArgs {
+    /// The damaged image.
+    pub image: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The root hash that the image must have: 64 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = crate::trust::root_hash)]
+    pub root_hash: Option<[u8; 32]>,
+    /// Another copy of the image, or its detached seal; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub from: Vec<PathBuf>,
+    /// Number of threads, at most 64 [default: one for each processor, at most 8].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<NonZeroUsize>,
+    /// Print one JSON object a line: what is still damaged, then the summary.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

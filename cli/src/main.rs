@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args),
         Command::Watch(args) => commands::watch::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Repair(args) => commands::repair::run(&args),
         Command::Mount(args) => commands::mount::run(&args),
         Command::Umount(args) => commands::mount::umount(&args),
         Command::Mounts(args) => commands::mount::list(&args),

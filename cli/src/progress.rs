@@ -38,6 +38,7 @@ impl Progress for Bar {
         let what = match stage {
             Stage::Scan => "check",
             Stage::Copy => "write",
+            Stage::Parity => "parity",
             Stage::Sync => "sync",
         };
         self.show(what, 0, total);

@@ -95,6 +95,6 @@ impl Anchored {
     }
 }
 
-fn root_hash(text: &str) -> Result<[u8; 32], String> {
+pub(crate) fn root_hash(text: &str) -> Result<[u8; 32], String> {
     mkimg_format::parse_sha256(text).ok_or_else(|| "must be 64 hexadecimal digits".to_owned())
 }

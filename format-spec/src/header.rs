@@ -6,6 +6,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::fec;
 use crate::merkle::level_blocks;
 use crate::{BLOCK_SIZE, Error, Part, Problem, ReadAt, Result};
 
@@ -57,13 +58,19 @@ pub struct Header {
     pub meta_block: u64,
     /// First block of the seal, which follows the metadata and ends the protected area.
     pub seal_block: u64,
-    /// Blocks of Reed-Solomon parity between tree and trailer.
+    /// Blocks of Reed-Solomon parity between tree and trailer, see [`Self::with_fec`].
     pub fec_blocks: u64,
     /// Parity bytes a codeword; 0 without FEC.
     pub fec_roots: u32,
 }
 
 impl Header {
+    /// The same image with parity of `roots` bytes a codeword; [`fec::ROOTS`] says how many there may be, 0 is none.
+    #[must_use]
+    pub fn with_fec(self, roots: u32) -> Self {
+        Self { fec_blocks: fec::parity_blocks(self.data_blocks, roots), fec_roots: roots, ..self }
+    }
+
     /// Byte offset of the dm-verity superblock: the end of the protected area.
     #[must_use]
     pub const fn hash_offset(&self) -> u64 {
@@ -82,11 +89,16 @@ impl Header {
         level_blocks(self.data_blocks).iter().fold(0, |sum, level| sum.saturating_add(*level))
     }
 
+    /// Byte offset of the parity, which is the end of the tree.
+    #[must_use]
+    pub fn fec_offset(&self) -> u64 {
+        self.tree_offset().saturating_add(self.tree_blocks().saturating_mul(BLOCK_SIZE))
+    }
+
     /// Byte offset of the trailer block, the last block of the file.
     #[must_use]
     pub fn trailer_offset(&self) -> u64 {
-        let blocks = self.tree_blocks().saturating_add(self.fec_blocks);
-        self.tree_offset().saturating_add(blocks.saturating_mul(BLOCK_SIZE))
+        self.fec_offset().saturating_add(self.fec_blocks.saturating_mul(BLOCK_SIZE))
     }
 
     /// Length of the image in bytes.
@@ -174,9 +186,11 @@ impl Header {
         if header.seal_block >= header.data_blocks {
             return field(48, "seal_block", header.seal_block, "below data_blocks");
         }
-        // Not written yet; the fields exist so that parity can be added without a new version.
-        if header.fec_blocks != 0 || header.fec_roots != 0 {
-            return field(64, "fec_blocks", header.fec_blocks, "0 in this version");
+        if header.fec_roots != 0 && !fec::ROOTS.contains(&header.fec_roots) {
+            return field(72, "fec_roots", header.fec_roots.into(), "0 or from 2 to 24");
+        }
+        if header.fec_blocks != header.with_fec(header.fec_roots).fec_blocks {
+            return field(64, "fec_blocks", header.fec_blocks, "as fec_roots and data_blocks make it");
         }
         // Derived and reserved fields have one legal value each.
         if header.to_bytes() != *bytes {
@@ -200,8 +214,42 @@ mod tests {
     }
 
     #[test]
+    fn parity_has_one_size() {
+        for (roots, blocks) in [(0, 0), (2, 2), (24, 24)] {
+            let header = HEADER.with_fec(roots);
+            assert_eq!((header.fec_blocks, header.fec_roots), (blocks, roots));
+            assert_eq!(header.fec_offset(), (200 + 1 + 3) * 4096);
+            assert_eq!(header.image_size(), (200 + 1 + 3 + blocks + 1) * 4096);
+            assert_eq!(Header::from_bytes(&header.to_bytes()).unwrap(), header);
+        }
+        for (fec_blocks, fec_roots) in [
+            (1, 0),
+            (2, 1),
+            (0, 2),
+            (1, 2),
+            (3, 2),
+            (25, 25),
+            (255, 255),
+            (u64::MAX, 2),
+            (u64::MAX, u32::MAX),
+        ] {
+            let header = Header { fec_blocks, fec_roots, ..HEADER };
+            assert!(
+                Header::from_bytes(&header.to_bytes()).is_err(),
+                "{fec_blocks} blocks, {fec_roots} roots"
+            );
+        }
+    }
+
+    #[test]
     fn refuses_every_changed_byte() {
-        let good = HEADER.to_bytes();
+        for header in [HEADER, HEADER.with_fec(8)] {
+            refuses_every_changed_byte_of(header);
+        }
+    }
+
+    fn refuses_every_changed_byte_of(header: Header) {
+        let good = header.to_bytes();
         for at in 0..HEADER_LEN {
             let mut bytes = good;
             bytes[at] ^= 0x10;
@@ -212,8 +260,8 @@ mod tests {
             }
             let crc = crc32fast::hash(&bytes[..CRC_AT]);
             bytes[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-            if let Ok(header) = Header::from_bytes(&bytes) {
-                assert_ne!(header, HEADER, "byte {at} changes nothing");
+            if let Ok(found) = Header::from_bytes(&bytes) {
+                assert_ne!(found, header, "byte {at} changes nothing");
             }
         }
     }

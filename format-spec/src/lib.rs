@@ -9,6 +9,7 @@
 //! | EROFS superblock, inodes, directories, xattrs | [`erofs`] |
 //! | seal: statement, OCI documents, digests, origins, waste | [`seal`] |
 //! | dm-verity superblock and tree | [`verity`], [`merkle`] |
+//! | Reed-Solomon parity | [`fec`] |
 //! | trailer, signatures in it | [`trailer`], [`records`] |
 //! | seal cut out of an image | [`detached`] |
 //!
@@ -24,6 +25,7 @@
 pub mod detached;
 pub mod erofs;
 mod error;
+pub mod fec;
 pub mod fsverity;
 pub mod header;
 pub mod lint;

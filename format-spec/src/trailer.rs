@@ -60,6 +60,10 @@ pub struct Trailer {
     pub hash_offset: u64,
     /// Length of the image in bytes.
     pub image_size: u64,
+    /// Byte offset of the Reed-Solomon parity; 0 without.
+    pub fec_offset: u64,
+    /// Parity bytes a codeword; 0 without parity.
+    pub fec_roots: u32,
     /// Signatures; nothing that a root hash binds, or that binds one by itself.
     pub records: Records,
 }
@@ -73,6 +77,8 @@ impl Trailer {
             data_blocks: header.data_blocks,
             hash_offset: header.hash_offset(),
             image_size: header.image_size(),
+            fec_offset: if header.fec_roots == 0 { 0 } else { header.fec_offset() },
+            fec_roots: header.fec_roots,
             records: Records::default(),
         }
     }
@@ -101,8 +107,8 @@ impl Trailer {
             algorithm: *b"sha256\0\0\0\0\0\0\0\0\0\0",
             hash_type: 1.into(),
             salt_size: 0.into(),
-            fec_offset: 0.into(),
-            fec_roots: 0.into(),
+            fec_offset: self.fec_offset.into(),
+            fec_roots: self.fec_roots.into(),
             reserved: [0; 12],
             records: self.records.to_area(),
             crc32: 0.into(),
@@ -165,6 +171,8 @@ impl Trailer {
             data_blocks: raw.data_blocks.get(),
             hash_offset: raw.hash_offset.get(),
             image_size: raw.image_size.get(),
+            fec_offset: raw.fec_offset.get(),
+            fec_roots: raw.fec_roots.get(),
             records,
         };
         // Everything else has one legal value in this version.

@@ -127,7 +127,7 @@ pub fn image_from(
     let (platform, name, optimize_for) = (None, None, None);
     let (dedup, memory) = (Dedup::Files, Memory::MIN);
     let options =
-        Options { platform, name, epoch: 0, compression, dedup, min_kernel, optimize_for, threads, memory };
+        Options { platform, name, epoch: 0, compression, dedup, min_kernel, optimize_for, fec_roots: 0, threads, memory };
     let built = build(source, &target, &options, &Silent);
     assert_eq!(built.is_ok(), target.exists(), "an image is there when and only when it is complete");
     assert_eq!(files_in(folder.path()), usize::from(built.is_ok()), "a build leaves nothing behind");

@@ -32,6 +32,8 @@ const SPEC: usize = size_of::<DmTargetSpec>();
 
 /// Word in front of the name of the key with the signature.
 const SIGNATURE_OPTION: &str = "root_hash_sig_key_desc";
+/// Optional word of the table, followed by the device with the parity.
+const FEC_DEVICE: &str = "use_fec_from_device";
 
 const DM_READONLY_FLAG: u32 = 1;
 const DM_STATUS_TABLE_FLAG: u32 = 1 << 4;
@@ -102,6 +104,19 @@ pub enum OnCorruption {
     Panic,
 }
 
+/// Reed-Solomon parity on a device, which the kernel mends blocks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fec {
+    /// Device with the parity.
+    pub dev: DevNumber,
+    /// Blocks that are protected: data, then tree.
+    pub blocks: u64,
+    /// First block of the parity.
+    pub start: u64,
+    /// Parity bytes of a codeword, 2 to 24.
+    pub roots: u32,
+}
+
 /// Parameters of one dm-verity device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerityTarget {
@@ -125,6 +140,8 @@ pub struct VerityTarget {
     pub salt: Vec<u8>,
     /// Reaction to a mismatch.
     pub on_corruption: OnCorruption,
+    /// Parity; takes equal block sizes.
+    pub fec: Option<Fec>,
     /// PKCS#7 signature of the root hash, which the kernel has to accept by its own keyrings (Linux 5.4).
     pub signature: Option<Vec<u8>>,
 }
@@ -157,15 +174,18 @@ impl VerityTarget {
             self.algorithm,
             hex(&self.root_hash),
         );
-        let mut options: Vec<&str> = Vec::new();
-        options.extend(match self.on_corruption {
-            OnCorruption::Eio => None,
-            OnCorruption::Restart => Some("restart_on_corruption"),
-            OnCorruption::Panic => Some("panic_on_corruption"),
-        });
-        let name = self.name();
+        let mut options: Vec<String> = match self.on_corruption {
+            OnCorruption::Eio => Vec::new(),
+            OnCorruption::Restart => vec!["restart_on_corruption".to_owned()],
+            OnCorruption::Panic => vec!["panic_on_corruption".to_owned()],
+        };
+        // In the order in which the kernel shows them.
+        if let Some(Fec { dev, blocks, start, roots }) = self.fec {
+            let words = format!("{FEC_DEVICE} {dev} fec_blocks {blocks} fec_start {start} fec_roots {roots}");
+            options.extend(words.split(' ').map(str::to_owned));
+        }
         if self.signature.is_some() {
-            options.extend([SIGNATURE_OPTION, &name]);
+            options.extend([SIGNATURE_OPTION.to_owned(), self.name()]);
         }
         if !options.is_empty() {
             line.push_str(&format!(" {} {}", options.len(), options.join(" ")));
@@ -205,6 +225,9 @@ impl VerityTarget {
         }
         if self.salt.len() > 256 {
             return bad("salt", format!("{} bytes", self.salt.len()), "at most 256 bytes");
+        }
+        if let Some(fec) = self.fec.filter(|fec| !(2..=24).contains(&fec.roots)) {
+            return bad("fec roots", fec.roots.to_string(), "2 to 24");
         }
         // The name goes into a blank-separated line.
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
@@ -320,6 +343,12 @@ pub fn available() -> std::result::Result<(), Unavailable> {
 /// Verity status of a mapped device by name, see [`VerityDevice::status`].
 pub fn status(name: &str) -> Result<String> {
     Control::open()?.status(name).map_err(named("status", name))
+}
+
+/// How many blocks have been mended from parity, of a status that says so: the second word, since version 1.13 of the target.
+#[must_use]
+pub fn corrected_blocks(status: &str) -> Option<u64> {
+    status.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// What a dm-verity device in use checks against.
@@ -516,15 +545,23 @@ fn first_target(payload: &[u8]) -> Option<(u64, String)> {
     Some((spec.length, String::from_utf8(text.to_vec()).ok()?.trim_end().to_owned()))
 }
 
-/// Whether a table that was found does what is wanted: all words are the same but the devices (words 2 and 3), and it may
-/// be signed where that is not asked for.
+/// Whether a table that was found does what is wanted: all words are the same but the devices (words 2 and 3, and that of
+/// the parity), and it may be signed where that is not asked for.
 fn same_parameters(found: &str, wanted: &str) -> bool {
     let words = |line: &str| -> (Vec<String>, Vec<String>) {
-        let mut words: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
-        // Some kernels print the count of optional words even when it is zero.
-        let options = words.split_off(words.len().min(10)).into_iter().skip(1).collect();
-        words.drain(words.len().min(1)..words.len().min(3));
-        (words, options)
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let before = |index: usize| index.checked_sub(1).and_then(|index| words.get(index));
+        let is_device = |index: usize| matches!(index, 1 | 2) || before(index) == Some(&FEC_DEVICE);
+        let (mut fixed, mut options) = (Vec::new(), Vec::new());
+        for (index, word) in words.iter().enumerate().filter(|(index, _)| !is_device(*index)) {
+            match index {
+                0..10 => fixed.push((*word).to_owned()),
+                // Some kernels print the count of optional words even when it is zero.
+                10 => {}
+                _ => options.push((*word).to_owned()),
+            }
+        }
+        (fixed, options)
     };
     let ((found, mut extra), (wanted, asked)) = (words(found), words(wanted));
     if let Some(at) = extra.iter().position(|word| word == SIGNATURE_OPTION)
@@ -574,6 +611,7 @@ mod tests {
             salt: Vec::new(),
             on_corruption: OnCorruption::Eio,
             signature: None,
+            fec: None,
         }
     }
 
@@ -612,6 +650,30 @@ mod tests {
     }
 
     #[test]
+    fn parity_in_a_table() {
+        let mut t = target();
+        t.on_corruption = OnCorruption::Panic;
+        let words = "use_fec_from_device 7:3 fec_blocks 1009 fec_start 1010 fec_roots 2";
+        t.fec = Some(Fec { dev: DevNumber { major: 7, minor: 3 }, blocks: 1009, start: 1010, roots: 2 });
+        let line = t.table_line().unwrap();
+        assert!(line.ends_with(&format!(" - 9 panic_on_corruption {words}")), "{line}");
+        t.on_corruption = OnCorruption::Eio;
+        let line = t.table_line().unwrap();
+        assert!(line.ends_with(&format!(" - 8 {words}")), "{line}");
+        assert!(same_parameters(&line.replace("7:3", "7:9"), &line));
+        assert!(!same_parameters(&line.replace("fec_roots 2", "fec_roots 3"), &line));
+    }
+
+    #[test]
+    fn mended_blocks_of_a_status() {
+        for (status, blocks) in
+            [("V", None), ("C", None), ("V -", None), ("V 0", Some(0)), ("C 17", Some(17))]
+        {
+            assert_eq!(corrected_blocks(status), blocks, "{status}");
+        }
+    }
+
+    #[test]
     fn names() {
         let t = target();
         assert_eq!(t.name(), format!("mkimg-{ROOT}"));
@@ -623,7 +685,7 @@ mod tests {
     #[test]
     fn parameters_out_of_range() {
         type Change = fn(&mut VerityTarget);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 11] = [
             (|t| t.data_block_size = 0, "data block size"),
             (|t| t.data_block_size = 4097, "data block size"),
             (|t| t.hash_block_size = 1 << 17, "hash block size"),
@@ -633,6 +695,8 @@ mod tests {
             (|t| t.salt = vec![0; 257], "salt"),
             (|t| t.algorithm = "sha256 1 ignore_corruption".to_owned(), "algorithm"),
             (|t| t.algorithm.clear(), "algorithm"),
+            (|t| t.fec = Some(Fec { dev: t.data_dev, blocks: 9, start: 9, roots: 1 }), "fec roots"),
+            (|t| t.fec = Some(Fec { dev: t.data_dev, blocks: 9, start: 9, roots: 25 }), "fec roots"),
         ];
         for (change, expected) in cases {
             let mut t = target();

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use mkimg_format::Sha256;
 use mkimg_format::erofs::SHARED_BLOCKS_MAX;
+use mkimg_format::fec;
 use mkimg_format::header::VERSION;
 use mkimg_format::seal::{DOCUMENT_MAX, Layer as LayerStatement, Source, Statement};
 use mkimg_format::trace::Trace;
@@ -43,6 +44,8 @@ pub struct Options {
     pub min_kernel: (u32, u32),
     /// Files that come first in the image, in the order in which a workload reads them.
     pub optimize_for: Option<Trace>,
+    /// Reed-Solomon parity bytes of a codeword, as many as [`fec::ROOTS`] holds; 0 for none.
+    pub fec_roots: u32,
     /// Threads for scanning and for writing. Never changes the result.
     pub threads: NonZeroUsize,
     /// What may be taken for data on its way. Never changes the result.
@@ -60,6 +63,8 @@ pub struct Built {
     pub data_blocks: u64,
     /// Length of the image in bytes.
     pub image_size: u64,
+    /// Blocks of parity.
+    pub fec_blocks: u64,
     /// Oldest kernel that mounts it.
     pub min_kernel: (u32, u32),
     /// Digest of the manifest it was made from.
@@ -99,6 +104,14 @@ pub fn build(
         return Err(Error::Kernel { compression, needed, asked: options.min_kernel });
     }
     options.dedup.check(options.compression, options.min_kernel)?;
+    if options.fec_roots != 0 && !fec::ROOTS.contains(&options.fec_roots) {
+        let (found, limit) = (options.fec_roots.into(), (*fec::ROOTS.end()).into());
+        return Err(Error::Limit {
+            what: "parity bytes of a codeword, of which there are 2 or more",
+            found,
+            limit,
+        });
+    }
     let opened = Opened::open(source, options.platform.as_ref())?;
     // Before the work is done: a target that cannot be written is known at once.
     let output = Output::create(target)?;
@@ -172,6 +185,7 @@ pub fn build(
         dedup: options.dedup,
         abilities: Abilities::of(options.min_kernel),
         documents: &documents,
+        fec_roots: options.fec_roots,
         name: statement.name.as_deref(),
         output: &output,
         threads: options.threads,
@@ -189,6 +203,7 @@ pub fn build(
         hash_offset: plan.header.hash_offset(),
         data_blocks: plan.header.data_blocks,
         image_size: plan.header.image_size(),
+        fec_blocks: plan.header.fec_blocks,
         min_kernel: plan.features.min_kernel(),
         manifest_digest: statement.source.manifest_digest,
         layers: flat.waste.layers.len(),
@@ -208,6 +223,9 @@ fn stated(options: &Options) -> BTreeMap<String, String> {
         ("compress".to_owned(), options.compression.to_string()),
         ("min_kernel".to_owned(), format!("{major}.{minor}")),
     ]);
+    if options.fec_roots != 0 {
+        stated.insert("fec".to_owned(), options.fec_roots.to_string());
+    }
     // What is as it always was is not named, so that such images do not change.
     if options.dedup != Dedup::Files {
         stated.insert("dedup".to_owned(), options.dedup.to_string());

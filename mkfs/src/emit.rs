@@ -1,4 +1,4 @@
-//! Writes a planned image: data, metadata, seal, tree and trailer, front to back.
+//! Writes a planned image: data, metadata, seal, tree, parity and trailer, front to back.
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
@@ -23,6 +23,7 @@ use crate::memory::Memory;
 use crate::metadata::write_metadata;
 use crate::output::Output;
 use crate::packer::{self, Packer};
+use crate::parity::write_parity;
 use crate::plan::{Documents, Plan};
 use crate::progress::{Progress, Stage};
 use crate::sections::write_seal;
@@ -39,6 +40,8 @@ pub(crate) struct Emitter<'a, 'c> {
     /// What the oldest kernel can do with compressed data.
     pub abilities: Abilities,
     pub documents: &'a Documents<'a>,
+    /// Parity bytes of a codeword, or 0.
+    pub fec_roots: u32,
     pub name: Option<&'a str>,
     pub output: &'a Output,
     pub threads: NonZeroUsize,
@@ -108,6 +111,7 @@ impl<'c> Emitter<'_, 'c> {
             self.output.file().write_all_at(block, offset).map_err(|source| self.failed(source))
         };
         place(&VeritySuperblock::new(header.data_blocks, &root_hash).to_block(), header.hash_offset())?;
+        write_parity(self.output, header, self.threads, self.progress)?;
         place(&Trailer::new(header, root_hash).to_block(), header.trailer_offset())?;
         Ok((root_hash, plan))
     }
@@ -194,7 +198,10 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Plans what stands behind the contents.
     fn plan(&self, data: Data) -> Result<Plan<'c>> {
-        Plan::new(self.flat, self.documents, self.contents, data, self.compression.algorithm())
+        let mut plan =
+            Plan::new(self.flat, self.documents, self.contents, data, self.compression.algorithm())?;
+        plan.header = plan.header.with_fec(self.fec_roots);
+        Ok(plan)
     }
 
     /// Writes the seal, which ends the protected area.

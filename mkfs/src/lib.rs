@@ -12,6 +12,8 @@
 //!
 //! A trace changes one thing: the contents that it names come first, by way of a `spool`.
 //!
+//! Parity, if wanted, comes last: `parity` reads what was written once more.
+//!
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
 //! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a
@@ -37,6 +39,7 @@ mod metadata;
 mod ordered;
 mod output;
 mod packer;
+mod parity;
 mod path;
 mod plan;
 mod progress;

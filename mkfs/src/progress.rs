@@ -7,6 +7,8 @@ pub enum Stage {
     Scan,
     /// File content is copied; bytes count output.
     Copy,
+    /// Parity is computed; bytes count what it protects.
+    Parity,
     /// The image is on its way to the disk.
     Sync,
 }

@@ -42,6 +42,7 @@ fn options(compression: &str, min_kernel: (u32, u32), threads: usize) -> Options
     Options {
         compression: compression.parse().unwrap(),
         min_kernel,
+        fec_roots: 0,
         threads: NonZeroUsize::new(threads).unwrap(),
         ..layers::options(1)
     }

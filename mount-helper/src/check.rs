@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
 use mkimg_format::erofs::escape;
+use mkimg_format::fec::Layout;
 use mkimg_format::header::Header;
 use mkimg_format::lint::{self, lint};
 use mkimg_format::trailer::Trailer;
@@ -93,5 +94,6 @@ pub fn check_image(
         data_blocks: header.data_blocks,
         hash_offset: header.hash_offset(),
         signature: None,
+        fec: Layout::of(&header),
     })
 }

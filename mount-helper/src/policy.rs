@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Result, errno_of};
 use crate::mount::{Identity, MAX_STRING, MountAttrs, Pin, Source, Step, Target, detached_with};
 use crate::overlay::{Layers, detached_overlay};
-use mkimg_kernel::dm::{self, DevNumber, OnCorruption, VerityDevice, VerityTarget};
+use mkimg_format::fec::Layout;
+use mkimg_kernel::dm::{self, DevNumber, Fec, OnCorruption, VerityDevice, VerityTarget};
 use mkimg_kernel::image_file::open_image;
 use mkimg_kernel::loop_device::{LoopDevice, LoopOptions};
 use mkimg_kernel::overlay_source::OverlaySource;
@@ -77,6 +78,8 @@ pub struct CheckedImage {
     pub hash_offset: u64,
     /// PKCS#7 signature of the root hash that the kernel is to accept by its own keyrings, with dm-verity.
     pub signature: Option<Vec<u8>>,
+    /// The parity, if the image has any.
+    pub fec: Option<Layout>,
 }
 
 /// What was mounted.
@@ -160,7 +163,7 @@ pub(crate) fn mount_prepared(
         }
     };
     prepare(&image.file, lower.mount.as_fd())?;
-    let mut guarantee = guarantee(policy, &checked);
+    let mut guarantee = guarantee(policy, &checked, lower.mends);
     let mut how = lower.how;
     match layers {
         None => target.attach(lower.mount)?,
@@ -225,6 +228,8 @@ struct Lower {
     /// As in [`OverlaySource::device`].
     device: String,
     how: String,
+    /// Whether the kernel mends blocks from parity.
+    mends: bool,
 }
 
 fn resolve(policy: VerityPolicy) -> Result<VerityPolicy> {
@@ -244,7 +249,7 @@ fn plain_mount(image: &Image, via: Via, attrs: MountAttrs, hook: &mut dyn FnMut(
         let source = Source::BlockDevice { fd: image.file.as_fd(), path: &image.path };
         let mount = detached_with(source, attrs, Pin::Try, hook)?;
         let how = format!("block device {}", image.path.display());
-        return Ok(Lower { mount, device: "dev".to_owned(), how });
+        return Ok(Lower { mount, device: "dev".to_owned(), how, mends: false });
     }
     match via {
         Via::File => file_mount(image, Pin::Try, attrs, hook),
@@ -287,7 +292,7 @@ fn file_mount(image: &Image, pin: Pin, attrs: MountAttrs, hook: &mut dyn FnMut(S
     let source = Source::File { fd: image.file.as_fd(), path: &image.path, identity: &image.identity };
     let mount = detached_with(source, attrs, pin, hook)?;
     let device = OverlaySource::file_device(image.identity.file());
-    Ok(Lower { mount, device, how: "EROFS straight from the file".to_owned() })
+    Ok(Lower { mount, device, how: "EROFS straight from the file".to_owned(), mends: false })
 }
 
 fn loop_mount(image: &Image, attrs: MountAttrs) -> Result<Lower> {
@@ -297,7 +302,7 @@ fn loop_mount(image: &Image, attrs: MountAttrs) -> Result<Lower> {
     let mount = detached_with(source, attrs, Pin::Try, &mut |_| {})?;
     image.unchanged()?;
     let how = format!("EROFS on {}", describe(&device));
-    Ok(Lower { mount, device: format!("loop{}", device.number()), how })
+    Ok(Lower { mount, device: format!("loop{}", device.number()), how, mends: false })
 }
 
 fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Result<Lower> {
@@ -327,8 +332,20 @@ fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Res
         salt: Vec::new(),
         on_corruption: OnCorruption::Eio,
         signature: checked.signature.clone(),
+        fec: checked.fec.map(|layout| Fec {
+            dev: below,
+            blocks: layout.message_blocks(),
+            start: layout.start(),
+            roots: layout.roots(),
+        }),
     };
-    let device = VerityDevice::activate(&target)?;
+    let (device, mends) = match VerityDevice::activate(&target) {
+        // A kernel may be built without parity; it checks all the same.
+        Err(mkimg_kernel::Error::DeviceMapper { errno: Errno::INVAL, .. }) if target.fec.is_some() => {
+            (VerityDevice::activate(&VerityTarget { fec: None, ..target })?, false)
+        }
+        device => (device?, target.fec.is_some()),
+    };
     let path = device.path();
     let source = Source::BlockDevice { fd: device.as_fd(), path: &path };
     let mount = detached_with(source, attrs, Pin::Try, &mut |_| {})?;
@@ -342,7 +359,7 @@ fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Res
     };
     let how = format!("EROFS on dm-verity device {}, {below}", device.name());
     let node = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(Lower { mount, device: node, how })
+    Ok(Lower { mount, device: node, how, mends })
 }
 
 fn describe(device: &LoopDevice) -> String {
@@ -350,12 +367,13 @@ fn describe(device: &LoopDevice) -> String {
     format!("loop{} ({io})", device.number())
 }
 
-fn guarantee(policy: VerityPolicy, checked: &CheckedImage) -> String {
+fn guarantee(policy: VerityPolicy, checked: &CheckedImage, mends: bool) -> String {
     match policy {
         VerityPolicy::Kernel | VerityPolicy::Auto => format!(
-            "the kernel checks every block it reads against root hash {}{}; a block that does not match is an I/O error",
+            "the kernel checks every block it reads against root hash {}{}; a block that does not match is {}an I/O error",
             mkimg_format::hex(&checked.root_hash),
-            if checked.signature.is_some() { ", whose signature it has accepted" } else { "" }
+            if checked.signature.is_some() { ", whose signature it has accepted" } else { "" },
+            if mends { "mended from parity, or " } else { "" }
         ),
         VerityPolicy::Once => format!(
             "checked once before the mount against root hash {}; later changes of the backing file are not noticed by the kernel",

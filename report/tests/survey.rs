@@ -44,6 +44,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
         optimize_for: None,
+        fec_roots: 0,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
     };

@@ -36,6 +36,8 @@ pub fn findings(lines: &[Value]) -> Vec<Finding> {
 pub struct Regions {
     /// Byte offset of the dm-verity superblock, the end of the protected area.
     pub hash_offset: u64,
+    /// Byte offset of the parity, the end of the tree; of the trailer if there is none.
+    pub fec_offset: u64,
     /// Size of the image file.
     pub size: u64,
 }
@@ -49,7 +51,12 @@ impl Regions {
         let hash_offset = number("hash_offset");
         assert_eq!(number("data_blocks") * 4096, hash_offset, "the tree begins where the data ends");
         assert!(hash_offset < size, "the tree lies inside the file");
-        Self { hash_offset, size }
+        let fec_offset = match number("fec_offset") {
+            0 => size - 4096,
+            offset => offset,
+        };
+        assert_eq!(size - 4096 - fec_offset, number("fec_blocks") * 4096, "the trailer follows the parity");
+        Self { hash_offset, fec_offset, size }
     }
 
     /// The regions of which a damaged byte at `offset` must be reported in at least one.
@@ -63,7 +70,8 @@ impl Regions {
             _ if offset < self.hash_offset => &["data", "metadata", "seal", "slack"],
             _ if in_verity_superblock.contains(&offset) => &["verity-superblock"],
             _ if offset < self.hash_offset + 4096 => &["verity-superblock", "slack"],
-            _ if offset < self.size - 4096 => &["tree"],
+            _ if offset < self.fec_offset => &["tree"],
+            _ if offset < self.size - 4096 => &["parity"],
             _ => &["trailer", "slack"],
         }
     }

@@ -11,10 +11,21 @@ const SAMPLE: u64 = 200;
 
 #[test]
 fn a_flipped_bit_is_found_and_located() {
+    flips_are_found(&[]);
+}
+
+#[test]
+fn a_flipped_bit_beside_parity_is_found_and_located() {
+    flips_are_found(&["--fec", "3"]);
+}
+
+fn flips_are_found(options: &[&str]) {
     let dir = scratch();
     images::one_of_everything(&dir.path().join("oci"));
     let image = dir.path().join("image.mkimg");
-    let _ = mkimg(args!["build", format!("oci:{}", dir.path().join("oci").display()), "-o", image]).ok();
+    let _ = mkimg(args!["build", format!("oci:{}", dir.path().join("oci").display()), "-o", image])
+        .args(options)
+        .ok();
     let clean = mkimg(args!["verify", "--json", image]).ok().json_lines();
     assert_eq!(audit::findings(&clean), Vec::new(), "a clean image has no findings");
 
@@ -52,9 +63,15 @@ fn a_flipped_bit_is_found_and_located() {
         size - 1,
     ];
     let mut random = Seeded::new(0x0066_6c69_7073);
-    for (start, end) in
-        [(0, 4096), (4096, hash), (hash, hash + 4096), (hash + 4096, size - 4096), (size - 4096, size)]
-    {
+    let parity = regions.fec_offset;
+    for (start, end) in [
+        (0, 4096),
+        (4096, hash),
+        (hash, hash + 4096),
+        (hash + 4096, parity),
+        (parity, size - 4096),
+        (size - 4096, size),
+    ] {
         offsets.extend((0..SAMPLE / 5).filter(|_| start < end).map(|_| start + random.below(end - start)));
     }
     offsets.sort_unstable();

@@ -109,6 +109,17 @@ fn every_field_is_documented() {
     let built = mkimg(args!["build", "--json", images::sample(), "-o", sample]).ok().json_lines();
     assert_documented("build --json", &built, &[]);
 
+    // Files that lose a block each, with names of both kinds.
+    let (broken, mended) = (dir.path().join("broken.mkimg"), dir.path().join("mended.mkimg"));
+    let mut lines = Vec::new();
+    for image in [&everything, &odd] {
+        let mut bytes = std::fs::read(image).unwrap();
+        bytes[4096] ^= 1;
+        std::fs::write(&broken, bytes).unwrap();
+        lines.extend(mkimg(args!["repair", "--json", broken, "-o", mended]).output().code(1).json_lines());
+    }
+    assert_documented("repair --json", &lines, &["more_paths"]);
+
     let file = dir.path().join("seal.json");
     let mut lines = Vec::new();
     for image in [&everything, &sample, &odd] {

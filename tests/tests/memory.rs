@@ -155,3 +155,18 @@ fn a_budget() {
         assert!(all < LAYERS * EACH + 3 * BESIDES, "{threads} threads: {peaks:?}");
     }
 }
+
+#[test]
+fn parity_on_many_threads() {
+    require!(Need::Tool("python3"));
+    let dir = scratch();
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("large"), images::pattern(96 << 20, 3)).unwrap();
+    let image = dir.path().join("image.mkimg");
+    for threads in ["1", "16"] {
+        let options = ["--fec", "24", "--threads", threads];
+        let peak = peak_of_build(&format!("dir:{}", source.display()), &image, &options);
+        assert_within(peak, 2, &format!("parity on {threads} threads"));
+    }
+}

@@ -63,7 +63,11 @@ fn spec_reader_agrees_on_one_of_everything() {
     require!(Need::Tool("python3"));
     let dir = scratch();
     one_of_everything(dir.path());
-    readers_agree("one of everything", &format!("oci:{}", dir.path().display()));
+    let source = format!("oci:{}", dir.path().display());
+    readers_agree("one of everything", &source);
+    for roots in ["2", "9", "24"] {
+        readers_agree_with(&format!("parity of {roots}"), &source, &["--fec", roots]);
+    }
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn spec_reader_refuses_changed_images() {
     require!(Need::Tool("python3"));
     let dir = scratch();
     let image = dir.path().join("image.mkimg");
-    let _ = mkimg(args!["build", sample(), "--compress", "none", "-o", image]).ok();
+    let _ = mkimg(args!["build", sample(), "--compress", "none", "--fec", "2", "-o", image]).ok();
     let good = std::fs::read(&image).unwrap();
     let block =
         |at: usize| 4096 * usize::try_from(u64::from_le_bytes(good[at..at + 8].try_into().unwrap())).unwrap();
@@ -145,6 +149,7 @@ fn spec_reader_refuses_changed_images() {
         ("UUID of the verity superblock", hash_offset + 16),
         ("slack of the verity superblock", hash_offset + 4095),
         ("tree", hash_offset + 4096),
+        ("parity", good.len() - 8192),
         ("trailer", good.len() - 4096 + 16),
         ("records of the trailer", good.len() - 100),
     ] {

@@ -57,10 +57,16 @@ fn fill_disk(disk: &Path, scratch: &Path) {
         (0..bytes.len()).step_by(512).filter(|&at| bytes[at..].starts_with(&content)).collect();
     let [start] = places[..] else { panic!("{VICTIM} lies at {places:?}") };
     let offset = start + content.len() / 2;
+    // The same with parity; file data stands where it stood.
+    let with_parity = disk.join("fec.mkimg");
+    let source = format!("oci:{}", source.display());
+    let parity = mkimg(args!["build", "--json", source, "--fec", "2", "-o", with_parity]).ok().json();
+    assert!(std::fs::read(&with_parity).unwrap()[start..].starts_with(&content));
     sign(disk, &image, scratch);
     let facts = [
         format!("DATA_BLOCKS={}", built["data_blocks"]),
         format!("ROOT_HASH={}", built["root_hash"].as_str().unwrap()),
+        format!("FEC_ROOT_HASH={}", parity["root_hash"].as_str().unwrap()),
         format!("VICTIM={VICTIM}"),
         format!("DAMAGE_OFFSET={offset}"),
         format!("DAMAGE_BYTE='\\{:03o}'", bytes[offset] ^ 1),

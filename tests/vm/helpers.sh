@@ -1,6 +1,7 @@
 # Read by each step before it begins. A step runs with errexit and nounset, in its own empty directory on the ext4 disk;
 # /mnt/STEP is an empty directory to mount on. The files that the test has put on the disk:
 #   /disk/image.mkimg           the image
+#   /disk/fec.mkimg             the same with parity of 2 bytes a codeword; its root hash is FEC_ROOT_HASH
 #   /disk/stat, /disk/sha256    what must be found in it, see `tree_is_as_listed`
 #   /disk/facts                 variables: ROOT_HASH of the image; VICTIM, a file in it, with DAMAGE_OFFSET, a place in
 #                               the image where data of that file alone lies, and DAMAGE_BYTE, which differs from it;

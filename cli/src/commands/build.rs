@@ -25,6 +25,7 @@ struct Outcome<'a> {
     hash_offset: u64,
     data_blocks: u64,
     image_size: u64,
+    fec_blocks: u64,
     min_kernel: String,
     manifest_digest: Option<&'a str>,
     layers: usize,
@@ -46,6 +47,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         dedup: args.dedup,
         min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
         optimize_for: args.optimize_for.as_deref().map(read_trace).transpose()?,
+        fec_roots: args.fec.unwrap_or(0),
         threads: super::threads(args.threads),
         memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
     };
@@ -97,6 +99,7 @@ fn outcome<'a>(args: &BuildArgs, built: &'a Built) -> Outcome<'a> {
         hash_offset: built.hash_offset,
         data_blocks: built.data_blocks,
         image_size: built.image_size,
+        fec_blocks: built.fec_blocks,
         min_kernel: super::kernel(built.min_kernel),
         manifest_digest: built.manifest_digest.as_deref(),
         layers: built.layers,

@@ -48,6 +48,9 @@ struct Verity {
     hash_block_size: u64,
     algorithm: &'static str,
     salt: &'static str,
+    fec_roots: u32,
+    fec_offset: u64,
+    fec_blocks: u64,
 }
 
 /// A signature that the image carries. Whether it holds, `verify` says.
@@ -172,6 +175,9 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             hash_block_size: block,
             algorithm: "sha256",
             salt: "-",
+            fec_roots: trailer.fec_roots,
+            fec_offset: trailer.fec_offset,
+            fec_blocks: header.fec_blocks,
         },
         signatures: signatures(&trailer),
         areas: vec![
@@ -179,9 +185,13 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
             area("data", block, meta),
             area("metadata", meta, sealed),
             area("seal", sealed, header.hash_offset()),
-            area("verity", header.hash_offset(), header.trailer_offset()),
+            area("verity", header.hash_offset(), header.fec_offset()),
+            area("parity", header.fec_offset(), header.trailer_offset()),
             area("trailer", header.trailer_offset(), header.image_size()),
-        ],
+        ]
+        .into_iter()
+        .filter(|area| area.length > 0 || area.name != "parity")
+        .collect(),
         hot: statement.hot.map(|contents| hot(&image, &seal, contents)).transpose()?,
         source: &statement.source,
         layers: layer_lines(&statement, &records),
@@ -273,6 +283,10 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
     }
     row("kernel", &format!("Linux {} or later", inspection.min_kernel))?;
     row("compression", inspection.options.get("compress").map_or("-", |compress| compress))?;
+    if inspection.verity.fec_roots > 0 {
+        let roots = inspection.verity.fec_roots;
+        row("parity", &format!("{roots} bytes a codeword mend as many of each 255"))?;
+    }
     row("uuid", &inspection.uuid)?;
     row("source", &inspection.source.kind)?;
     if let Some(digest) = &inspection.source.manifest_digest {

@@ -10,6 +10,7 @@ pub(crate) mod ls;
 pub(crate) mod manual;
 pub(crate) mod mount;
 mod record;
+pub(crate) mod repair;
 pub(crate) mod report;
 mod report_json;
 mod report_text;

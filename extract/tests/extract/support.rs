@@ -24,6 +24,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         dedup: Dedup::Files,
         min_kernel: Compression::None.min_kernel(),
         optimize_for: None,
+        fec_roots: 0,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
     };

@@ -312,6 +312,7 @@ pub fn options(threads: usize) -> Options {
         dedup: Dedup::Files,
         min_kernel: compression.min_kernel(),
         optimize_for: None,
+        fec_roots: 0,
         threads,
         memory: Memory::suits(compression),
     }

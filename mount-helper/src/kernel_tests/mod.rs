@@ -37,7 +37,7 @@ use mkimg_kernel::{dm, mountinfo};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const CHECKED: CheckedImage =
-    CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096, signature: None };
+    CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096, signature: None, fec: None };
 
 /// A directory with an image, a mount point, and a promise to leave nothing behind.
 struct Bench {

@@ -15,6 +15,7 @@ use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
 use super::cache::Cached;
 use super::content::{Sealed, section_word};
 use super::geometry::{Geometry, without_slack};
+use super::parity::{self, Flaw};
 use super::paths::{self, Segment};
 use super::report::{Finding, Findings, Region, Report, unreadable};
 use super::scan::{Scan, Shape, Stored, scan};
@@ -118,6 +119,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             self.findings.drop(verdict.dropped);
             self.report_damage(&verdict.ranges);
             self.report_unsteady(&verdict);
+            bytes_read = bytes_read.saturating_add(self.report_parity(&verdict, options.threads));
             self.geometry.report_tail(&root_hash, &mut self.findings);
             let whole = self.geometry.file_size >= self.geometry.image_size();
             if unchecked == 0 && !self.damaged_inside(&verdict.ranges) {
@@ -137,6 +139,8 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             root_hash,
             data_blocks: self.geometry.data_blocks,
             image_size: self.geometry.image_size(),
+            fec_roots: self.geometry.parity().map_or(0, |parity| parity.roots()),
+            header: self.geometry.header,
             bytes_read,
             findings,
             truncated_findings,
@@ -264,6 +268,29 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             let problem = format!("{}, but readable later", unreadable(errno));
             self.findings.add(self.geometry.region(BLOCK_SIZE), BLOCK_SIZE, BLOCK_SIZE, problem);
         }
+    }
+
+    /// Compares the parity with what data and tree make it, and returns how many bytes of it could be read.
+    fn report_parity(&mut self, verdict: &Verdict, threads: NonZeroUsize) -> u64 {
+        // Without file data nothing can be computed, and without the end of the tree no round is whole.
+        let Some(layout) = self.geometry.parity().filter(|_| !self.data_absent) else { return 0 };
+        // Nor can rounds be judged when there is more damage than could be kept.
+        if self.geometry.file_size < layout.round_offset(0) || verdict.dropped > 0 {
+            return 0;
+        }
+        let compared = parity::compare(&self.view, &layout, &verdict.ranges, threads.get());
+        for (range, flaw) in compared.flaws {
+            let problem = match flaw {
+                Flaw::Wrong => "is not the parity of what the image holds".to_owned(),
+                Flaw::Unreadable(errno) => {
+                    self.findings.mark_incomplete();
+                    unreadable(errno)
+                }
+            };
+            self.findings.add(Region::Parity, range.start, range.end.saturating_sub(range.start), problem);
+        }
+        self.findings.drop(compared.dropped);
+        compared.bytes_read
     }
 
     /// The hash says no more about block 0 than header, superblock and slack said already.

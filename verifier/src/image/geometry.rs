@@ -2,9 +2,11 @@
 //!
 //! Header, EROFS superblock, dm-verity superblock and trailer each say how many blocks are under the tree, and
 //! the position of the latter two says it once more, as does the length of the file. Whatever most of them agree on
-//! is taken; each one that is damaged or disagrees is a finding of its own.
+//! is taken; each one that is damaged or disagrees is a finding of its own. How much parity there is, header, trailer and
+//! length say.
 
 use mkimg_format::erofs::{Superblock, raw};
+use mkimg_format::fec::{self, Layout};
 use mkimg_format::header::{HEADER_LEN, Header};
 use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{self, Level};
@@ -25,6 +27,8 @@ type Block = Box<[u8; BLOCK_LEN]>;
 pub(crate) struct Geometry {
     pub(crate) file_size: u64,
     pub(crate) data_blocks: u64,
+    /// Parity bytes of a codeword; 0 without parity.
+    fec_roots: u32,
     /// The header, read or mended; `None` when too little of it is left.
     pub(crate) header: Option<Header>,
     /// First metadata block.
@@ -39,19 +43,32 @@ pub(crate) struct Geometry {
     trailer_block: Option<Result<Block, Option<i32>>>,
 }
 
-/// Offsets that follow from the number of data blocks alone.
-const fn header_for(data_blocks: u64) -> Header {
-    Header { data_blocks, meta_block: 1, seal_block: 2, fec_blocks: 0, fec_roots: 0 }
+/// Offsets that follow from the number of data blocks and the strength of the parity alone.
+fn header_for(data_blocks: u64, fec_roots: u32) -> Header {
+    Header { data_blocks, meta_block: 1, seal_block: 2, fec_blocks: 0, fec_roots: 0 }.with_fec(fec_roots)
 }
 
 /// The block count whose image is `size` bytes long.
-fn blocks_by_size(size: u64) -> Option<u64> {
+fn blocks_by_size(size: u64, fec_roots: u32) -> Option<u64> {
+    let image_size = |blocks| header_for(blocks, fec_roots).image_size();
     let (mut low, mut high) = (3_u64, u64::from(u32::MAX));
     while low < high {
         let middle = low.midpoint(high);
-        if header_for(middle).image_size() < size { low = middle.saturating_add(1) } else { high = middle }
+        if image_size(middle) < size { low = middle.saturating_add(1) } else { high = middle }
     }
-    (header_for(low).image_size() == size).then_some(low)
+    (image_size(low) == size).then_some(low)
+}
+
+/// Every strength of parity, that of none first.
+fn strengths() -> impl Iterator<Item = u32> {
+    std::iter::once(0).chain(fec::ROOTS)
+}
+
+/// What is named most often; of several the one that is named first.
+fn majority<T: Copy + PartialEq>(votes: &[T]) -> Option<T> {
+    let count = |vote: &T| votes.iter().filter(|other| *other == vote).count();
+    let most = votes.iter().map(count).max()?;
+    votes.iter().copied().find(|vote| count(vote) == most)
 }
 
 /// Block 0 with everything cleared that belongs neither to the header nor to the superblock.
@@ -96,7 +113,12 @@ fn read_header(block0: &[u8; BLOCK_LEN]) -> Result<Header, String> {
 }
 
 /// Restores a damaged header from what it says twice: the candidate whose bytes differ least from those found.
-fn mend_header(block0: &[u8; BLOCK_LEN], data_blocks: u64, known_meta: Option<u64>) -> Option<Header> {
+fn mend_header(
+    block0: &[u8; BLOCK_LEN],
+    data_blocks: u64,
+    fec_roots: u32,
+    known_meta: Option<u64>,
+) -> Option<Header> {
     let stored = block0.first_chunk::<HEADER_LEN>()?;
     let word = |at: usize| {
         stored.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
@@ -112,7 +134,7 @@ fn mend_header(block0: &[u8; BLOCK_LEN], data_blocks: u64, known_meta: Option<u6
     for seal_block in seals {
         let metas = [meta_block, seal_block.saturating_sub(meta_blocks), known_meta.unwrap_or_default()];
         for meta_block in metas {
-            let header = Header { data_blocks, meta_block, seal_block, fec_blocks: 0, fec_roots: 0 };
+            let header = Header { meta_block, seal_block, ..header_for(data_blocks, fec_roots) };
             if meta_block == 0 || meta_block >= seal_block || seal_block >= data_blocks {
                 continue;
             }
@@ -153,11 +175,16 @@ impl Geometry {
         let mut votes: Vec<u64> = Vec::new();
         votes.extend(good_header.map(|header| header.data_blocks));
         votes.extend(good_superblock.map(|superblock| u64::from(superblock.blocks)));
-        let by_size = blocks_by_size(file_size);
+        let mut strength_votes: Vec<u32> = good_header.iter().map(|header| header.fec_roots).collect();
         let last_block = (file_size / BLOCK_SIZE).saturating_sub(1).saturating_mul(BLOCK_SIZE);
 
         // The trailer at its place, and at the end of the file where the others may have lost it.
-        let mut places: Vec<u64> = votes.iter().map(|blocks| header_for(*blocks).trailer_offset()).collect();
+        let named: Vec<u32> =
+            if strength_votes.is_empty() { strengths().collect() } else { strength_votes.clone() };
+        let mut places: Vec<u64> = votes
+            .iter()
+            .flat_map(|blocks| named.iter().map(|roots| header_for(*blocks, *roots).trailer_offset()))
+            .collect();
         places.push(last_block);
         places.sort_unstable();
         places.dedup();
@@ -171,21 +198,29 @@ impl Geometry {
             let Some(trailer) = block.and_then(|block| Trailer::from_block(&block, place).ok()) else {
                 continue;
             };
-            let named = header_for(trailer.data_blocks).trailer_offset() == place;
-            trailer_votes.extend(if named {
+            let own = header_for(trailer.data_blocks, trailer.fec_roots);
+            trailer_votes.extend(if own.trailer_offset() == place {
                 Some(trailer.data_blocks)
             } else {
-                blocks_by_size(place.saturating_add(BLOCK_SIZE))
+                blocks_by_size(place.saturating_add(BLOCK_SIZE), trailer.fec_roots)
             });
+            strength_votes
+                .extend(Some(trailer.fec_roots).filter(|roots| strengths().any(|other| other == *roots)));
         }
+        let claimed: Vec<u32> =
+            if strength_votes.is_empty() { strengths().collect() } else { strength_votes.clone() };
+        let mut by_size: Vec<u64> =
+            claimed.iter().filter_map(|roots| blocks_by_size(file_size, *roots)).collect();
+        by_size.sort_unstable();
+        by_size.dedup();
         votes.extend(trailer_votes);
 
         let mut places = votes.clone();
-        places.extend(by_size);
+        places.extend(&by_size);
         places.sort_unstable();
         places.dedup();
         for blocks in places {
-            let place = header_for(blocks).hash_offset();
+            let place = header_for(blocks, 0).hash_offset();
             if end_of(place).is_none_or(|end| end > file_size) {
                 continue;
             }
@@ -201,23 +236,27 @@ impl Geometry {
         }
         votes.extend(by_size);
         // The earlier source wins a tie.
-        let count = |blocks: u64| votes.iter().filter(|vote| **vote == blocks).count();
-        let most = votes.iter().map(|vote| count(*vote)).max().unwrap_or_default();
-        let data_blocks = votes.iter().copied().find(|vote| count(*vote) == most).unwrap_or_default();
+        let data_blocks = majority(&votes).unwrap_or_default();
+        strength_votes
+            .extend(strengths().find(|roots| blocks_by_size(file_size, *roots) == Some(data_blocks)));
+        let fec_roots = majority(&strength_votes).unwrap_or_default();
 
         let own_meta = good_superblock.map(|superblock| u64::from(superblock.meta_block));
         let mended = match good_header {
-            Some(header) if header.data_blocks == data_blocks => Some(*header),
-            _ => block0.as_ref().and_then(|block| mend_header(block, data_blocks, own_meta)),
+            Some(header) if (header.data_blocks, header.fec_roots) == (data_blocks, fec_roots) => {
+                Some(*header)
+            }
+            _ => block0.as_ref().and_then(|block| mend_header(block, data_blocks, fec_roots, own_meta)),
         };
         let fallback = own_meta.filter(|meta| (1..=data_blocks).contains(meta)).unwrap_or(1);
         let geometry = Self {
             file_size,
             data_blocks,
+            fec_roots,
             header: mended,
             meta_block: mended.map_or(fallback, |header| header.meta_block),
             seal_block: mended.map_or(data_blocks, |header| header.seal_block),
-            levels: verity::levels(data_blocks, header_for(data_blocks).tree_offset()),
+            levels: verity::levels(data_blocks, header_for(data_blocks, fec_roots).tree_offset()),
             block0,
             verity_block: None,
             trailer_block: None,
@@ -260,6 +299,10 @@ impl Geometry {
                 let problem = format!("data_blocks is {}, the image has {expected}", header.data_blocks);
                 findings.add(Region::Header, 0, 512, problem);
             }
+            Some(Ok(header)) if header.fec_roots != self.fec_roots => {
+                let problem = format!("fec_roots is {}, the image has {}", header.fec_roots, self.fec_roots);
+                findings.add(Region::Header, 0, 512, problem);
+            }
             _ => {}
         }
         match superblock {
@@ -300,7 +343,7 @@ impl Geometry {
         }
         if let Some(Ok(block)) = &self.trailer_block {
             let offset = self.trailer_offset();
-            let expected = Trailer::new(&header_for(self.data_blocks), *root);
+            let expected = Trailer::new(&self.shape(), *root);
             let problem = match Trailer::from_block(block, offset) {
                 Err(error) => error.to_string(),
                 Ok(trailer) if trailer.same_tree(&expected) => return,
@@ -308,13 +351,17 @@ impl Geometry {
                     format!("names root hash {}, the tree has {}", hex(&trailer.root_hash), hex(root))
                 }
                 Ok(trailer) => format!(
-                    "says data_blocks {}, hash_offset {}, image_size {}; the image has {}, {}, {}",
+                    "says data_blocks {}, hash_offset {}, image_size {}, fec_offset {}, fec_roots {}; the image has {}, {}, {}, {}, {}",
                     trailer.data_blocks,
                     trailer.hash_offset,
                     trailer.image_size,
+                    trailer.fec_offset,
+                    trailer.fec_roots,
                     expected.data_blocks,
                     expected.hash_offset,
                     expected.image_size,
+                    expected.fec_offset,
+                    expected.fec_roots,
                 ),
             };
             findings.add(Region::Trailer, offset, BLOCK_SIZE, problem);
@@ -363,20 +410,30 @@ impl Geometry {
         good(&self.verity_block, &uuid) || good(&self.trailer_block, &named)
     }
 
+    /// Sizes and offsets that do not depend on what is in the image.
+    fn shape(&self) -> Header {
+        header_for(self.data_blocks, self.fec_roots)
+    }
+
+    /// The parity, if there is any.
+    pub(crate) fn parity(&self) -> Option<Layout> {
+        Layout::of(&self.shape())
+    }
+
     pub(crate) const fn hash_offset(&self) -> u64 {
-        header_for(self.data_blocks).hash_offset()
+        self.data_blocks.saturating_mul(BLOCK_SIZE)
     }
 
     pub(crate) const fn tree_offset(&self) -> u64 {
-        header_for(self.data_blocks).tree_offset()
+        self.hash_offset().saturating_add(BLOCK_SIZE)
     }
 
     pub(crate) fn trailer_offset(&self) -> u64 {
-        header_for(self.data_blocks).trailer_offset()
+        self.shape().trailer_offset()
     }
 
     pub(crate) fn image_size(&self) -> u64 {
-        header_for(self.data_blocks).image_size()
+        self.shape().image_size()
     }
 
     /// The region that a byte of the protected area or of the tree belongs to.
@@ -420,25 +477,30 @@ mod tests {
 
     #[test]
     fn a_size_names_its_block_count() {
-        for blocks in [3, 127, 128, 129, 16_384, 16_385, u64::from(u32::MAX)] {
-            let size = header_for(blocks).image_size();
-            assert_eq!(blocks_by_size(size), Some(blocks));
-            assert_eq!(blocks_by_size(size + 1), None);
+        for roots in [0, 2, 24] {
+            for blocks in [3, 127, 128, 129, 16_384, 16_385, u64::from(u32::MAX)] {
+                let size = header_for(blocks, roots).image_size();
+                assert_eq!(blocks_by_size(size, roots), Some(blocks));
+                assert_eq!(blocks_by_size(size + 1, roots), None);
+            }
+            assert_eq!(blocks_by_size(0, roots), None);
         }
-        assert_eq!(blocks_by_size(0), None);
     }
 
     #[test]
     fn one_flipped_byte_of_a_header_is_mended() {
-        let header =
-            Header { data_blocks: 200, meta_block: 150, seal_block: 190, fec_blocks: 0, fec_roots: 0 };
-        for at in 0..HEADER_LEN {
-            for mask in [1, 0x80, 0xff] {
-                let mut block = Box::new([0; BLOCK_LEN]);
-                block[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-                block[at] ^= mask;
-                assert_eq!(mend_header(&block, 200, Some(150)), Some(header), "byte {at} mask {mask}");
-                assert_eq!(mend_header(&block, 200, None), Some(header), "byte {at} mask {mask}");
+        for roots in [0, 2] {
+            let header = Header { meta_block: 150, seal_block: 190, ..header_for(200, roots) };
+            for at in 0..HEADER_LEN {
+                for mask in [1, 0x80, 0xff] {
+                    let mut block = Box::new([0; BLOCK_LEN]);
+                    block[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+                    block[at] ^= mask;
+                    for known in [Some(150), None] {
+                        let mended = mend_header(&block, 200, roots, known);
+                        assert_eq!(mended, Some(header), "byte {at} mask {mask}");
+                    }
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mkimg_format::header::Header;
 use mkimg_format::{Part, Sha256};
 use serde::Serialize;
 
@@ -33,6 +34,8 @@ pub enum Region {
     Superblock,
     /// The seal.
     Seal,
+    /// A block of Reed-Solomon parity.
+    Parity,
     /// The trailer block.
     Trailer,
     /// Bytes that belong to nothing and must be zero.
@@ -61,6 +64,7 @@ impl Region {
             Self::Header => "header",
             Self::Superblock => "superblock",
             Self::Seal => "seal",
+            Self::Parity => "parity",
             Self::Trailer => "trailer",
             Self::Slack => "slack",
             Self::Truncated => "truncated",
@@ -124,6 +128,10 @@ pub struct Report {
     pub data_blocks: u64,
     /// Length in bytes that the image should have.
     pub image_size: u64,
+    /// Parity bytes of a codeword; 0 without parity.
+    pub fec_roots: u32,
+    /// The header, read or mended; `None` when too little of it is left.
+    pub header: Option<Header>,
     /// Bytes of the image that were read and compared.
     pub bytes_read: u64,
     /// Everything that is wrong, by offset; at most [`FINDINGS_MAX`].

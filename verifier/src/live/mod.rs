@@ -185,11 +185,20 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
     let Backing::Dm { name, .. } = &place.image.backing else { return };
     let shown = mkimg_format::erofs::escape(name.as_bytes());
     match dm::status(name) {
-        Ok(status) if status.starts_with('C') => report.problem(
-            ProblemKind::VerityCorrupted,
-            format!("dm-verity device {shown} has met blocks that do not match their hash since it was made"),
-        ),
-        Ok(_) => {}
+        Ok(status) => {
+            if status.starts_with('C') {
+                let text = format!(
+                    "dm-verity device {shown} has met blocks that do not match their hash since it was made"
+                );
+                report.problem(ProblemKind::VerityCorrupted, text);
+            }
+            if let Some(blocks) = dm::corrected_blocks(&status).filter(|blocks| *blocks > 0) {
+                let text = format!(
+                    "dm-verity device {shown} has mended {blocks} damaged blocks from parity since it was made"
+                );
+                report.problem(ProblemKind::VerityCorrected, text);
+            }
+        }
         Err(error) => report.unseen.push(format!("the state of dm-verity: {error}")),
     }
     match VerityTable::of(name) {

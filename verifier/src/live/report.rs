@@ -25,6 +25,8 @@ pub enum ProblemKind {
     BackingChanging,
     /// dm-verity has met blocks that do not match.
     VerityCorrupted,
+    /// dm-verity has mended blocks that did not match.
+    VerityCorrected,
     /// dm-verity does not check everything.
     VerityOptions,
     /// dm-verity checks against another root hash.
@@ -42,6 +44,7 @@ impl ProblemKind {
             Self::BackingTruncated => "backing-truncated",
             Self::BackingChanging => "backing-changing",
             Self::VerityCorrupted => "verity-corrupted",
+            Self::VerityCorrected => "verity-corrected",
             Self::VerityOptions => "verity-options",
             Self::VerityRoot => "verity-root",
         }

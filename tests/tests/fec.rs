@@ -1,0 +1,180 @@
+//! Parity and repair, as users and other tools see them: `veritysetup` writes the same parity, threads make no difference, and
+//! what is damaged is mended or named.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use mkimg_tests::command::{self, mkimg};
+use mkimg_tests::need::Need;
+use mkimg_tests::{args, images, names_in, require, scratch};
+use serde_json::Value;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Builds an image of one file of so many blocks, and returns what `inspect` says.
+fn build_blocks(dir: &Path, blocks: usize, roots: &str, threads: &str) -> Value {
+    let source = dir.join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::write(source.join("file"), images::pattern(blocks * 4096, 5)).unwrap();
+    build(dir, &format!("dir:{}", source.display()), roots, threads)
+}
+
+fn build(dir: &Path, source: &str, roots: &str, threads: &str) -> Value {
+    let image = dir.join("image");
+    let _ = mkimg(args!["build", source, "--fec", roots, "--threads", threads, "-o", image]).ok();
+    mkimg(args!["inspect", "--json", image]).ok().json()
+}
+
+fn verity(inspection: &Value, key: &str) -> u64 {
+    inspection["verity"][key].as_u64().unwrap()
+}
+
+/// Blocks that the parity protects: data and tree.
+fn message(inspection: &Value) -> u64 {
+    verity(inspection, "fec_offset") / 4096 - 1
+}
+
+/// Has `veritysetup` make tree and parity of the data of `image` anew, and compares.
+fn assert_as_veritysetup(dir: &Path, inspection: &Value, what: &str) {
+    let (image, theirs) = (dir.join("image"), dir.join("theirs"));
+    let bytes = std::fs::read(&image).unwrap();
+    let [hash, data, parity, roots] =
+        ["hash_offset", "data_blocks", "fec_offset", "fec_roots"].map(|key| verity(inspection, key));
+    std::fs::write(&theirs, &bytes[..usize::try_from(hash).unwrap()]).unwrap();
+    let places = |file: &Path| {
+        let file = file.display();
+        [
+            format!("--hash-offset={hash}"),
+            format!("--data-blocks={data}"),
+            format!("--fec-device={file}"),
+            format!("--fec-offset={parity}"),
+            format!("--fec-roots={roots}"),
+        ]
+    };
+    let made =
+        command::tool("veritysetup", args!["format", "--salt=-", theirs, theirs]).args(places(&theirs)).ok();
+    let root = inspection["verity"]["root_hash"].as_str().unwrap();
+    assert!(made.out().contains(root), "{what}: {}", made.out());
+    let found = std::fs::read(&theirs).unwrap();
+    let tree = usize::try_from(hash).unwrap() + 4096;
+    assert!(found[tree..] == bytes[tree..bytes.len() - 4096], "{what}: tree or parity differ");
+    let _ = command::tool("veritysetup", args!["verify", image, image, root]).args(places(&image)).ok();
+}
+
+#[test]
+fn parity_is_that_of_veritysetup() {
+    require!(Need::Tool("veritysetup"));
+    for roots in [2, 8, 24] {
+        let (dir, rows) = (scratch(), 255 - roots);
+        let text = roots.to_string();
+        // The last block of a row, the first of the next, and what is far from either.
+        for wanted in [30, rows - 1, rows, rows + 1, 2 * rows, 2 * rows + 1, 5 * rows - 7] {
+            let mut blocks = 1;
+            let mut inspection = build_blocks(dir.path(), 1, &text, "2");
+            // More data is more tree, so it takes an attempt or two to come out right.
+            while message(&inspection) != wanted {
+                blocks = blocks + usize::try_from(wanted).unwrap()
+                    - usize::try_from(message(&inspection)).unwrap();
+                inspection = build_blocks(dir.path(), blocks, &text, "2");
+            }
+            let rounds = wanted.div_ceil(rows);
+            assert_eq!(verity(&inspection, "fec_blocks"), rounds * roots, "{wanted} blocks, {roots} roots");
+            assert_as_veritysetup(dir.path(), &inspection, &format!("{wanted} blocks, {roots} roots"));
+        }
+    }
+}
+
+#[test]
+fn parity_of_a_real_image_is_that_of_veritysetup() {
+    require!(Need::Tool("veritysetup"));
+    let (dir, image) = (scratch(), "image");
+    for compression in ["none", "lz4", "zstd"] {
+        let image = dir.path().join(image);
+        let options = ["--fec", "3", "--compress", compression];
+        let _ = mkimg(args!["build", images::sample(), "-o", image]).args(options).ok();
+        let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
+        assert_as_veritysetup(dir.path(), &inspection, compression);
+        assert_eq!(inspection["options"]["fec"], "3");
+        let _ = mkimg(args!["verify", image]).ok();
+    }
+}
+
+#[test]
+fn threads_make_no_difference() {
+    let dir = scratch();
+    let _ = build_blocks(dir.path(), 3000, "2", "2");
+    let source = format!("dir:{}", dir.path().join("source").display());
+    for roots in ["2", "24"] {
+        let mut built: Vec<Vec<u8>> = Vec::new();
+        for threads in ["1", "2", "8"] {
+            let _ = build(dir.path(), &source, roots, threads);
+            built.push(std::fs::read(dir.path().join("image")).unwrap());
+        }
+        assert!(built[0] == built[1] && built[1] == built[2], "{roots} roots");
+    }
+}
+
+#[test]
+fn without_parity_nothing_speaks_of_it() {
+    let dir = scratch();
+    let image = dir.path().join("image");
+    let _ = mkimg(args!["build", images::sample(), "-o", image]).ok();
+    let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
+    assert_eq!(["fec_roots", "fec_offset", "fec_blocks"].map(|key| verity(&inspection, key)), [0; 3]);
+    assert_eq!(inspection["options"]["fec"], Value::Null);
+    for wrong in ["0", "1", "25", "255", "x", "-1"] {
+        let refused = mkimg(args!["build", images::sample(), "-o", image, format!("--fec={wrong}")]);
+        let _ = refused.output().code(2);
+    }
+}
+
+/// The whole way: damage is found, mended into a new file, and the damaged one is as it was.
+#[test]
+fn a_damaged_image_is_mended_or_left() {
+    let dir = scratch();
+    let inspection = build_blocks(dir.path(), 3000, "2", "2");
+    let root = inspection["verity"]["root_hash"].as_str().unwrap();
+    let (image, mended) = (dir.path().join("image"), dir.path().join("mended"));
+    let good = std::fs::read(&image).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&image).unwrap();
+    // A burst over data, as long as the parity is.
+    let burst = usize::try_from(verity(&inspection, "fec_blocks")).unwrap() * 4096;
+    file.write_all_at(&vec![0; burst], 40 * 4096).unwrap();
+    let damaged = std::fs::read(&image).unwrap();
+    let _ = mkimg(args!["verify", image, "--root-hash", root]).output().code(1);
+
+    let said = mkimg(args!["repair", image, "-o", mended, "--root-hash", root]).ok().out();
+    assert!(said.contains("mended up to the given root hash"), "{said}");
+    assert!(std::fs::read(&mended).unwrap() == good, "the mended image is the image");
+    assert!(std::fs::read(&image).unwrap() == damaged, "the damaged image is as it was");
+    std::fs::remove_file(&mended).unwrap();
+
+    // One block more than the burst: nothing is written, and the file is named whose data is lost.
+    file.write_all_at(&vec![0; 4096], 40 * 4096 + burst as u64).unwrap();
+    let names = names_in(dir.path());
+    let done = mkimg(args!["repair", image, "-o", mended, "--json"]).output().code(1);
+    let lines = done.json_lines();
+    assert_eq!(names_in(dir.path()), names, "nothing is left behind");
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["repaired"], &summary["anchored"]), (&Value::Bool(false), &Value::Bool(false)));
+    assert!(lines.iter().any(|line| line["region"] == "data" && line["paths"][0] == "/file"), "{lines:?}");
+    let done = mkimg(args!["repair", image, "-o", mended]).output().code(1);
+    assert!(done.out().contains("nothing was written"), "{}", done.out());
+
+    // A copy that is damaged elsewhere, and the seal.
+    let (copy, seal) = (dir.path().join("copy"), dir.path().join("seal"));
+    let mut other = good.clone();
+    other[..4096].fill(0);
+    std::fs::write(&copy, &other).unwrap();
+    let _ = mkimg(args!["repair", image, "-o", mended, "--from", copy, "--root-hash", root]).ok();
+    assert!(std::fs::read(&mended).unwrap() == good, "the copy has what is missing");
+    let _ = mkimg(args!["seal", mended, "-o", seal]).ok();
+    let _ = mkimg(args!["repair", copy, "-o", mended, "--from", seal]).ok();
+    assert!(std::fs::read(&mended).unwrap() == good, "the seal has block 0");
+
+    // Never in place, and no seals.
+    for (output, from) in [(&image, &copy), (&copy, &copy)] {
+        let refused = mkimg(args!["repair", image, "-o", output, "--from", from]).output().code(1);
+        assert!(refused.error_line().contains("is the input itself"), "{}", refused.err());
+    }
+    let refused = mkimg(args!["repair", seal, "-o", mended]).output().code(1);
+    assert!(refused.error_line().contains("detached seal"), "{}", refused.err());
+}
