@@ -2,6 +2,7 @@
 
 use mkimg_format::hex;
 use mkimg_report::security::{Subject, Subjects};
+use mkimg_report::stored::Stored;
 use mkimg_report::{File, Report, deleted, duplicates, layers};
 use serde::Serialize;
 
@@ -33,6 +34,8 @@ pub(super) struct Document<'a> {
     names: u64,
     files: u64,
     bytes: u64,
+    #[serde(flatten)]
+    stored: StoredLine,
     directories: u64,
     symlinks: u64,
     special: u64,
@@ -67,6 +70,16 @@ struct KindLine {
     kind: &'static str,
     bytes: u64,
     files: u64,
+    #[serde(flatten)]
+    stored: StoredLine,
+}
+
+#[derive(Serialize)]
+struct StoredLine {
+    distinct_bytes: u64,
+    stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +171,7 @@ impl<'a> Document<'a> {
             names: totals.names,
             files: totals.files.files,
             bytes: totals.files.bytes,
+            stored: StoredLine::new(totals.stored),
             directories: totals.directories,
             symlinks: totals.symlinks,
             special: totals.special,
@@ -166,7 +180,12 @@ impl<'a> Document<'a> {
             kinds: report
                 .kinds
                 .iter()
-                .map(|sum| KindLine { kind: sum.kind.word(), bytes: sum.bytes, files: sum.files })
+                .map(|sum| KindLine {
+                    kind: sum.kind.word(),
+                    bytes: sum.bytes,
+                    files: sum.files,
+                    stored: StoredLine::new(sum.stored),
+                })
                 .collect(),
             largest_directories: directories
                 .filter_map(|index| {
@@ -214,6 +233,12 @@ impl<'a> LayerLine<'a> {
             shadowed_files: layer.shadowed.files,
             deleted_files: layer.deleted.files,
         }
+    }
+}
+
+impl StoredLine {
+    fn new(stored: Stored) -> Self {
+        Self { distinct_bytes: stored.distinct, stored_bytes: stored.bytes, ratio: stored.ratio() }
     }
 }
 

@@ -5,8 +5,10 @@ use std::io::Write;
 use anyhow::Result;
 use mkimg_format::erofs::escape;
 use mkimg_report::Report;
+use mkimg_report::layers::Amount;
 use mkimg_report::security::Subject;
-use mkimg_report::words::{percent, shorten};
+use mkimg_report::stored::Stored;
+use mkimg_report::words::{percent, ratio, shorten};
 
 use crate::output::{count, size};
 use crate::style::Style;
@@ -73,11 +75,29 @@ fn layers(report: &Report, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// Without compression, and without blocks that are shared, a ratio tells of nothing but padding, and is left out.
 fn kinds(report: &Report, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "\n{:>11} {:>7} {:>8}  type", "size", "of all", "files")?;
+    let has_ratio = report.is_smaller();
+    let column = |text: &str| if has_ratio { format!(" {text:>6}") } else { String::new() };
+    writeln!(
+        out,
+        "\n{:>11} {:>7} {:>8} {:>11}{}  type",
+        "size",
+        "of all",
+        "files",
+        "stored",
+        column("ratio")
+    )?;
+    let mut row = |amount: Amount, stored: Stored, name: &str| {
+        let share = percent(amount.bytes, report.totals.files.bytes);
+        let (bytes, stored, ratio) = (size(amount.bytes), size(stored.bytes), column(&ratio(stored.ratio())));
+        writeln!(out, "{bytes:>11} {share:>7} {:>8} {stored:>11}{ratio}  {name}", amount.files)
+    };
     for sum in &report.kinds {
-        let share = percent(sum.bytes, report.totals.files.bytes);
-        writeln!(out, "{:>11} {share:>7} {:>8}  {}", size(sum.bytes), sum.files, sum.kind.title())?;
+        row(Amount { bytes: sum.bytes, files: sum.files }, sum.stored, sum.kind.title())?;
+    }
+    if report.kinds.len() > 1 {
+        row(report.totals.files, report.totals.stored, "all")?;
     }
     Ok(())
 }

@@ -123,6 +123,7 @@ mod tests {
     use crate::kinds::{Kind, KindSum};
     use crate::layers::{Amount, Layer};
     use crate::security::{Security, Subject, Subjects};
+    use crate::stored::Stored;
     use crate::tree::Growth;
     use crate::{File, Totals};
 
@@ -138,6 +139,7 @@ mod tests {
             }
             growth.ascend(0);
         }
+        let stored = Stored { distinct: 9, bytes: 4 };
         let amount = Amount { bytes: u64::MAX, files: u64::MAX };
         let subject = Subject {
             path: text.to_vec(),
@@ -167,7 +169,7 @@ mod tests {
             is_detached: true,
             totals: Totals { files: amount, ..Totals::default() },
             layers: vec![layer; 10],
-            kinds: vec![KindSum { kind: Kind::Elf, files: 1, bytes: 1 }],
+            kinds: vec![KindSum { kind: Kind::Elf, files: 1, bytes: 9, stored }],
             files: vec![File { path: text.to_vec(), bytes: 1, kind: Kind::Elf, layer: Some(1) }; ROWS],
             tree: growth.finish(),
             duplicates: Duplicates {

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use super::markup::{Column, Html, table};
 use crate::Report;
-use crate::layers::Layer;
+use crate::layers::{Amount, Layer};
 use crate::security::Subject;
-use crate::words::{count, percent, size};
+use crate::stored::Stored;
+use crate::words::{count, percent, ratio, size};
 
 /// Begins a section.
 fn section(out: &mut impl Write, id: &str, title: &str, about: &str) -> io::Result<()> {
@@ -115,26 +116,53 @@ pub(super) fn kinds(report: &Report, out: &mut impl Write) -> io::Result<()> {
     } else {
         "By the names of files, and by their first bytes where names say nothing."
     };
-    section(out, "types", "Types", how)?;
-    let all = report.totals.files.bytes;
+    let has_ratio = report.is_smaller();
+    let stored = if has_ratio {
+        "Stored is what the image takes for it, each content once, and the ratio how much content that is by the byte."
+    } else {
+        "Stored is what the image takes for it, each content once."
+    };
+    section(out, "types", "Types", &format!("{how} {stored}"))?;
+    let totals = &report.totals;
     let largest = report.kinds.first().map_or(0, |sum| sum.bytes);
-    let rows = report.kinds.iter().map(|sum| {
-        let word = sum.kind.word();
-        vec![
-            Html::markup(format_args!("<i class=\"swatch k-{word}\"></i>{}", sum.kind.title())),
-            bar(&[(&format!("k-{word}"), sum.bytes)], largest),
-            bytes(sum.bytes),
-            Html::text(&percent(sum.bytes, all)),
-            number(sum.files),
-        ]
-    });
-    let columns = [
+    let row = |name: Html, drawn: Html, amount: Amount, stored: Stored| {
+        let mut row = vec![
+            name,
+            drawn,
+            bytes(amount.bytes),
+            Html::text(&percent(amount.bytes, totals.files.bytes)),
+            number(amount.files),
+            bytes(stored.bytes),
+        ];
+        if has_ratio {
+            row.push(Html::text(&ratio(stored.ratio())));
+        }
+        row
+    };
+    let mut rows: Vec<Vec<Html>> = report
+        .kinds
+        .iter()
+        .map(|sum| {
+            let word = sum.kind.word();
+            let name = Html::markup(format_args!("<i class=\"swatch k-{word}\"></i>{}", sum.kind.title()));
+            let drawn = bar(&[(&format!("k-{word}"), sum.bytes)], largest);
+            row(name, drawn, Amount { bytes: sum.bytes, files: sum.files }, sum.stored)
+        })
+        .collect();
+    if report.kinds.len() > 1 {
+        rows.push(row(Html::text("all"), Html::text(""), totals.files, totals.stored));
+    }
+    let mut columns = vec![
         ("type", Column::Text),
         ("<span class=\"hidden\">share</span>", Column::Bar),
         ("size", Column::Number),
         ("of all", Column::Number),
         ("files", Column::Number),
+        ("stored", Column::Number),
     ];
+    if has_ratio {
+        columns.push(("ratio", Column::Number));
+    }
     table(out, "types", &columns, rows)?;
     writeln!(out, "</section>")
 }
