@@ -1,8 +1,8 @@
 //! What contents take in the image.
 //!
 //! That is what the image grows by: blocks where content stands in blocks, bytes where it does not. Contents that are
-//! equal stand in it once, and blocks that are, where it was built so. A fragment takes its share of the pieces that it
-//! lies in.
+//! equal stand in it once, and so do blocks, where it was built so. A fragment takes its share of
+//! the pieces that it lies in.
 
 use mkimg_format::erofs::{Extent, FileSystem, Inode, Layout};
 use mkimg_format::seal::Seal;
@@ -22,7 +22,7 @@ const LOOKUPS_MAX: u64 = 1 << 32;
 /// What the image has for some files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes of their contents; each content counts once, with the first of the files that have it.
+    /// Bytes of their contents, without copies that are not stored again: a content counts with the first file that has it.
     pub distinct: u64,
     /// Bytes that these take. Blocks that several contents share count once, with the first of them; of a piece that
     /// holds several files, each takes a share.
@@ -52,29 +52,25 @@ impl Stored {
 }
 
 /// What is in the image so far.
-#[derive(Debug)]
-pub(crate) struct Store {
-    /// Inodes whose content is that of one before.
-    copies: Numbers,
+pub(crate) struct Store<'a, R> {
+    fs: &'a FileSystem<R>,
+    seal: &'a Seal<R>,
+    /// Inodes whose content others have as well.
+    alike: Numbers,
+    /// Contents of these that the walk came to.
+    contents: Numbers,
     blocks: Blocks,
     packed: Vec<Piece>,
-    /// Bytes of maps that can be left: no two of them overlap.
+    /// Bytes that all maps to come may have: no two of them overlap.
     maps: u64,
 }
 
-impl Store {
+impl<'a, R: ReadAt> Store<'a, R> {
     /// Looks for copies, and reads the map of the packed inode.
-    pub(crate) fn new<R: ReadAt>(fs: &FileSystem<R>, seal: &Seal<R>) -> Result<Self> {
-        let (mut contents, mut copies) = (Numbers::default(), Numbers::default());
-        for record in seal.inodes() {
-            let record = record?;
-            let content = u64::from(record.content.get());
-            if content < CONTENTS_MAX && !contents.insert(content) {
-                copies.insert(record.nid.get());
-            }
-        }
-        let mut store =
-            Self { copies, blocks: Blocks::default(), packed: Vec::new(), maps: fs.superblock().length() };
+    pub(crate) fn new(fs: &'a FileSystem<R>, seal: &'a Seal<R>) -> Result<Self> {
+        let maps = fs.superblock().length();
+        let (contents, blocks, packed) = (Numbers::default(), Blocks::default(), Vec::new());
+        let mut store = Self { fs, seal, alike: alike(seal)?, contents, blocks, packed, maps };
         if fs.superblock().packed.is_some() {
             let mut sum = 0_u64;
             let inode = fs.packed_inode()?;
@@ -91,16 +87,10 @@ impl Store {
     }
 
     /// Counts a regular file, whose inode the walk has not seen before.
-    pub(crate) fn add<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<Stored> {
-        if self.copies.contains(inode.nid.0) {
-            // A tail stands behind each inode.
-            let tail = match inode.layout {
-                Layout::Inline { .. } => {
-                    inode.size.checked_rem(fs.superblock().block_size()).unwrap_or_default()
-                }
-                _ => 0,
-            };
-            return Ok(Stored { distinct: tail, bytes: tail });
+    pub(crate) fn add(&mut self, inode: &Inode) -> Result<Stored> {
+        let is_copy = self.is_copy(inode)?;
+        if is_copy && !inode.owns_blocks() {
+            return Ok(Stored::default());
         }
         if let Layout::Fragment { offset, .. } = inode.layout {
             let end = offset.saturating_add(inode.size);
@@ -114,12 +104,43 @@ impl Store {
             offset: inode.offset,
             problem: Problem::TooMany("bytes of maps"),
         })?;
-        let mut bytes = 0_u64;
-        for extent in fs.extents(inode) {
-            bytes = bytes.saturating_add(self.blocks.take(fs, inode, &extent?));
+        // A copy stands in the blocks of the first, but its tail is behind its own inode.
+        let mut sum = Stored { distinct: if is_copy { 0 } else { inode.size }, bytes: 0 };
+        for extent in self.fs.extents(inode) {
+            let extent = extent?;
+            let bytes = self.blocks.take(self.fs, inode, &extent);
+            let distinct = if is_copy && bytes > 0 { extent.length } else { 0 };
+            sum = sum.plus(Stored { distinct, bytes });
         }
-        Ok(Stored { distinct: inode.size, bytes })
+        Ok(sum)
     }
+
+    /// Whether the walk came to the same content before.
+    fn is_copy(&mut self, inode: &Inode) -> Result<bool> {
+        if !self.alike.contains(inode.nid.0) {
+            return Ok(false);
+        }
+        let record = self.seal.inode_record(inode.nid.0)?;
+        Ok(record.is_some_and(|record| !self.contents.insert(record.content.get().into())))
+    }
+}
+
+/// Inodes whose contents others have as well.
+fn alike<R: ReadAt>(seal: &Seal<R>) -> Result<Numbers> {
+    let (mut once, mut again, mut alike) = (Numbers::default(), Numbers::default(), Numbers::default());
+    for record in seal.inodes() {
+        let content = u64::from(record?.content.get());
+        if content < CONTENTS_MAX && !once.insert(content) {
+            again.insert(content);
+        }
+    }
+    for record in seal.inodes() {
+        let record = record?;
+        if again.contains(record.content.get().into()) {
+            alike.insert(record.nid.get());
+        }
+    }
+    Ok(alike)
 }
 
 /// Blocks of the image that have content.
