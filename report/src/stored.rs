@@ -22,7 +22,7 @@ const LOOKUPS_MAX: u64 = 1 << 32;
 /// What the image has for some files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes of their contents, without copies that are not stored again: a content counts with the first file that has it.
+    /// Bytes of their contents, without copies that are not stored again: a content counts with the first inode that has it.
     pub distinct: u64,
     /// Bytes that these take. Blocks that several contents share count once, with the first of them; of a piece that
     /// holds several files, each takes a share.
@@ -52,25 +52,21 @@ impl Stored {
 }
 
 /// What is in the image so far.
-pub(crate) struct Store<'a, R> {
-    fs: &'a FileSystem<R>,
-    seal: &'a Seal<R>,
-    /// Inodes whose content others have as well.
-    alike: Numbers,
-    /// Contents of these that the walk came to.
-    contents: Numbers,
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// Inodes whose content is that of one before.
+    copies: Numbers,
     blocks: Blocks,
     packed: Vec<Piece>,
     /// Bytes that all maps to come may have: no two of them overlap.
     maps: u64,
 }
 
-impl<'a, R: ReadAt> Store<'a, R> {
+impl Store {
     /// Looks for copies, and reads the map of the packed inode.
-    pub(crate) fn new(fs: &'a FileSystem<R>, seal: &'a Seal<R>) -> Result<Self> {
+    pub(crate) fn new<R: ReadAt>(fs: &FileSystem<R>, seal: &Seal<R>) -> Result<Self> {
         let maps = fs.superblock().length();
-        let (contents, blocks, packed) = (Numbers::default(), Blocks::default(), Vec::new());
-        let mut store = Self { fs, seal, alike: alike(seal)?, contents, blocks, packed, maps };
+        let mut store = Self { copies: copies(seal)?, blocks: Blocks::default(), packed: Vec::new(), maps };
         if fs.superblock().packed.is_some() {
             let mut sum = 0_u64;
             let inode = fs.packed_inode()?;
@@ -87,9 +83,11 @@ impl<'a, R: ReadAt> Store<'a, R> {
     }
 
     /// Counts a regular file, whose inode the walk has not seen before.
-    pub(crate) fn add(&mut self, inode: &Inode) -> Result<Stored> {
-        let is_copy = self.is_copy(inode)?;
-        if is_copy && !inode.owns_blocks() {
+    ///
+    /// # Errors
+    /// A broken map, or one that overlaps others.
+    pub(crate) fn add<R: ReadAt>(&mut self, fs: &FileSystem<R>, inode: &Inode) -> Result<Stored> {
+        if self.copies.contains(inode.nid.0) {
             return Ok(Stored::default());
         }
         if let Layout::Fragment { offset, .. } = inode.layout {
@@ -104,43 +102,25 @@ impl<'a, R: ReadAt> Store<'a, R> {
             offset: inode.offset,
             problem: Problem::TooMany("bytes of maps"),
         })?;
-        // A copy stands in the blocks of the first, but its tail is behind its own inode.
-        let mut sum = Stored { distinct: if is_copy { 0 } else { inode.size }, bytes: 0 };
-        for extent in self.fs.extents(inode) {
-            let extent = extent?;
-            let bytes = self.blocks.take(self.fs, inode, &extent);
-            let distinct = if is_copy && bytes > 0 { extent.length } else { 0 };
-            sum = sum.plus(Stored { distinct, bytes });
+        let mut bytes = 0_u64;
+        for extent in fs.extents(inode) {
+            bytes = bytes.saturating_add(self.blocks.take(fs, inode, &extent?));
         }
-        Ok(sum)
-    }
-
-    /// Whether the walk came to the same content before.
-    fn is_copy(&mut self, inode: &Inode) -> Result<bool> {
-        if !self.alike.contains(inode.nid.0) {
-            return Ok(false);
-        }
-        let record = self.seal.inode_record(inode.nid.0)?;
-        Ok(record.is_some_and(|record| !self.contents.insert(record.content.get().into())))
+        Ok(Stored { distinct: inode.size, bytes })
     }
 }
 
-/// Inodes whose contents others have as well.
-fn alike<R: ReadAt>(seal: &Seal<R>) -> Result<Numbers> {
-    let (mut once, mut again, mut alike) = (Numbers::default(), Numbers::default(), Numbers::default());
-    for record in seal.inodes() {
-        let content = u64::from(record?.content.get());
-        if content < CONTENTS_MAX && !once.insert(content) {
-            again.insert(content);
-        }
-    }
+/// All inodes but the first of each content. They take nothing: whatever several inodes have is stored once.
+fn copies<R: ReadAt>(seal: &Seal<R>) -> Result<Numbers> {
+    let (mut contents, mut copies) = (Numbers::default(), Numbers::default());
     for record in seal.inodes() {
         let record = record?;
-        if again.contains(record.content.get().into()) {
-            alike.insert(record.nid.get());
+        let content = u64::from(record.content.get());
+        if content < CONTENTS_MAX && !contents.insert(content) {
+            copies.insert(record.nid.get());
         }
     }
-    Ok(alike)
+    Ok(copies)
 }
 
 /// Blocks of the image that have content.
@@ -194,7 +174,49 @@ fn before(pieces: &[Piece], at: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use mkimg_format::detached::Sealed;
+    use mkimg_format::header::Header;
+    use mkimg_mkfs::{Compression, Dedup, Memory, Options, Silent, build};
+    use mkimg_oci::SourceSpec;
+
     use super::*;
+
+    #[test]
+    fn maps_do_not_overlap() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, path) = (dir.path().join("source"), dir.path().join("image"));
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("file"), vec![b'x'; 300_000]).unwrap();
+        let options = Options {
+            platform: None,
+            name: None,
+            epoch: 0,
+            compression: Compression::Lz4,
+            dedup: Dedup::Files,
+            min_kernel: (6, 1),
+            optimize_for: None,
+            threads: NonZeroUsize::MIN,
+            memory: Memory::MIN,
+        };
+        build(&SourceSpec::Dir { path: source }, &path, &options, &Silent).unwrap();
+        let image = Sealed::open(std::fs::File::open(path).unwrap()).unwrap();
+        let seal = Seal::open(&image, &Header::read(&image).unwrap()).unwrap();
+        let fs = FileSystem::open(&image).unwrap();
+        let mut store = Store::new(&fs, &seal).unwrap();
+        let file = fs.resolve(b"/file", false).unwrap();
+        let map = file.unit_end() - file.body_end();
+        assert!(map > 16, "the file has no map");
+        store.maps = map;
+        assert!(store.add(&fs, &file).unwrap().bytes > 0);
+        let found = store.add(&fs, &file).unwrap_err();
+        assert!(matches!(
+            found,
+            Error::Corrupt { part: Part::PieceMap, offset, problem: Problem::TooMany("bytes of maps") }
+                if offset == file.offset
+        ));
+    }
 
     #[test]
     fn ratios_are_rounded() {

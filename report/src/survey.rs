@@ -177,7 +177,7 @@ struct Walk<'a, R> {
     totals: Totals,
     /// Inodes with several names that the walk came to.
     seen: Numbers,
-    store: Store<'a, R>,
+    store: Store,
     tree: Growth,
     kinds: Kinds,
     files: Top<BigFile>,
@@ -210,7 +210,7 @@ impl<R: ReadAt> Walk<'_, R> {
                 let bytes = inode.size;
                 let kind = Kind::of(self.fs, inode, name, self.data)?;
                 self.totals.files = self.totals.files.plus(Amount { bytes, files: 1 });
-                let stored = self.store.add(inode)?;
+                let stored = self.store.add(self.fs, inode)?;
                 self.totals.stored = self.totals.stored.plus(stored);
                 self.kinds.add(kind, bytes, stored);
                 self.tree.ascend(depth.saturating_sub(1));
