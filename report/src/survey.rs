@@ -12,7 +12,7 @@ use mkimg_format::{ReadAt, Result, Sha256};
 use crate::deleted::{self, Deleted};
 use crate::duplicates::{self, Duplicates};
 use crate::kinds::{Kind, KindSum, Kinds};
-use crate::layers::{self, Amount, Layer};
+use crate::layers::{self, Amount, Counts, Layer};
 use crate::numbers::Numbers;
 use crate::security::Security;
 use crate::stored::{Store, Stored};
@@ -98,15 +98,8 @@ impl Report {
 
     /// Sums of all layers.
     #[must_use]
-    pub fn source(&self) -> Layer {
-        self.layers.iter().fold(Layer::default(), |sum, layer| Layer {
-            blob: sum.blob.saturating_add(layer.blob),
-            shipped: sum.shipped.plus(layer.shipped),
-            visible: sum.visible.plus(layer.visible),
-            shadowed: sum.shadowed.plus(layer.shadowed),
-            deleted: sum.deleted.plus(layer.deleted),
-            ..Layer::default()
-        })
+    pub fn source(&self) -> Counts {
+        self.layers.iter().fold(Counts::default(), |sum, layer| sum.plus(layer.counts))
     }
 }
 

@@ -6,6 +6,7 @@ use mkimg_report::stored::Stored;
 use mkimg_report::{File, Report, deleted, duplicates, layers};
 use serde::Serialize;
 
+use super::layer_counts::LayerCounts;
 use crate::output::{text_and_base64, text_or_base64};
 
 /// A path, under the name that says how it is written.
@@ -55,14 +56,8 @@ struct LayerLine<'a> {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<&'a str>,
-    shipped_bytes: u64,
-    visible_bytes: u64,
-    shadowed_bytes: u64,
-    deleted_bytes: u64,
-    shipped_files: u64,
-    visible_files: u64,
-    shadowed_files: u64,
-    deleted_files: u64,
+    #[serde(flatten)]
+    counts: LayerCounts,
 }
 
 #[derive(Serialize)]
@@ -224,14 +219,7 @@ impl<'a> LayerLine<'a> {
             digest: &layer.digest,
             size: layer.blob,
             command: layer.command.as_deref(),
-            shipped_bytes: layer.shipped.bytes,
-            visible_bytes: layer.visible.bytes,
-            shadowed_bytes: layer.shadowed.bytes,
-            deleted_bytes: layer.deleted.bytes,
-            shipped_files: layer.shipped.files,
-            visible_files: layer.visible.files,
-            shadowed_files: layer.shadowed.files,
-            deleted_files: layer.deleted.files,
+            counts: layer.counts.into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use mkimg_format::erofs::escape;
 use mkimg_report::Report;
-use mkimg_report::layers::Amount;
+use mkimg_report::layers::{Amount, Counts};
 use mkimg_report::security::Subject;
 use mkimg_report::stored::Stored;
 use mkimg_report::words::{percent, ratio, shorten};
@@ -50,13 +50,13 @@ fn layers(report: &Report, out: &mut impl Write) -> Result<()> {
         "\n{:>5} {:>11} {:>11} {:>11} {:>11}  made by",
         "layer", "shipped", "visible", "shadowed", "deleted"
     )?;
-    let mut row = |name: &str, layer: &mkimg_report::layers::Layer, made: &str| {
+    let mut row = |name: &str, counts: Counts, made: &str| {
         let line = format!(
             "{name:>5} {:>11} {:>11} {:>11} {:>11}  {made}",
-            size(layer.shipped.bytes),
-            size(layer.visible.bytes),
-            size(layer.shadowed.bytes),
-            size(layer.deleted.bytes),
+            size(counts.shipped.bytes),
+            size(counts.visible.bytes),
+            size(counts.shadowed.bytes),
+            size(counts.deleted.bytes),
         );
         writeln!(out, "{}", line.trim_end())
     };
@@ -65,12 +65,12 @@ fn layers(report: &Report, out: &mut impl Write) -> Result<()> {
             Some(command) => show(command.as_bytes(), 48),
             None => escape(layer.digest.as_bytes()).chars().take(19).collect(),
         };
-        row(&format!("{number}"), layer, &made)?;
+        row(&number.to_string(), layer.counts, &made)?;
     }
     if report.layers.len() > 1 {
         let all = report.source();
         let wasted = percent(all.wasted().bytes, all.shipped.bytes);
-        row("all", &all, &format!("{wasted} wasted by the source"))?;
+        row("all", all, &format!("{wasted} wasted by the source"))?;
     }
     Ok(())
 }

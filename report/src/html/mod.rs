@@ -121,7 +121,7 @@ mod tests {
     use crate::deleted::Deleted;
     use crate::duplicates::{Duplicate, Duplicates};
     use crate::kinds::{Kind, KindSum};
-    use crate::layers::{Amount, Layer};
+    use crate::layers::{Amount, Counts, Layer};
     use crate::security::{Security, Subject, Subjects};
     use crate::stored::Stored;
     use crate::tree::Growth;
@@ -156,10 +156,7 @@ mod tests {
         let layer = Layer {
             digest: string.clone(),
             command: Some(string.clone()),
-            shipped: amount,
-            visible: amount,
-            shadowed: amount,
-            deleted: amount,
+            counts: Counts { shipped: amount, visible: amount, shadowed: amount, deleted: amount },
             ..Layer::default()
         };
         Report {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::markup::{Column, Html, table};
 use crate::Report;
-use crate::layers::{Amount, Layer};
+use crate::layers::{Amount, Counts};
 use crate::security::Subject;
 use crate::stored::Stored;
 use crate::words::{count, percent, ratio, size};
@@ -65,21 +65,21 @@ pub(super) fn layers(report: &Report, out: &mut impl Write) -> io::Result<()> {
         "<ul class=\"legend\"><li><i class=\"swatch visible\"></i>visible</li><li><i class=\"swatch shadowed\"></i>shadowed: \
          replaced by a later entry</li><li><i class=\"swatch deleted\"></i>deleted by a later layer</li></ul>"
     )?;
-    let longest = report.layers.iter().map(|layer| layer.shipped.bytes).max().unwrap_or(0);
-    let row = |name: Html, made: Html, layer: &Layer, whole: u64| {
+    let longest = report.layers.iter().map(|layer| layer.counts.shipped.bytes).max().unwrap_or(0);
+    let row = |name: Html, made: Html, counts: Counts, whole: u64| {
         let parts = [
-            ("visible", layer.visible.bytes),
-            ("shadowed", layer.shadowed.bytes),
-            ("deleted", layer.deleted.bytes),
+            ("visible", counts.visible.bytes),
+            ("shadowed", counts.shadowed.bytes),
+            ("deleted", counts.deleted.bytes),
         ];
         vec![
             name,
             bar(&parts, whole),
-            bytes(layer.shipped.bytes),
-            number(layer.shipped.files),
-            bytes(layer.visible.bytes),
-            bytes(layer.shadowed.bytes),
-            bytes(layer.deleted.bytes),
+            bytes(counts.shipped.bytes),
+            number(counts.shipped.files),
+            bytes(counts.visible.bytes),
+            bytes(counts.shadowed.bytes),
+            bytes(counts.deleted.bytes),
             made,
         ]
     };
@@ -89,12 +89,12 @@ pub(super) fn layers(report: &Report, out: &mut impl Write) -> io::Result<()> {
         .zip(1_u64..)
         .map(|(layer, index)| {
             let made = layer.command.as_deref().unwrap_or(&layer.digest);
-            row(number(index), Html::short(made.as_bytes(), 90), layer, longest)
+            row(number(index), Html::short(made.as_bytes(), 90), layer.counts, longest)
         })
         .collect();
     if report.layers.len() > 1 {
         let all = report.source();
-        rows.push(row(Html::text("all"), Html::text(""), &all, all.shipped.bytes));
+        rows.push(row(Html::text("all"), Html::text(""), all, all.shipped.bytes));
     }
     let columns = [
         ("layer", Column::Number),
