@@ -118,7 +118,7 @@ pub(super) fn kinds(report: &Report, out: &mut impl Write) -> io::Result<()> {
     };
     let has_ratio = report.is_smaller();
     let stored = if has_ratio {
-        "Stored is what the image takes for it, each content once, and the ratio how much content that is by the byte."
+        "Stored is what the image takes for it, each content once; the ratio is how much content a stored byte gives."
     } else {
         "Stored is what the image takes for it, each content once."
     };
