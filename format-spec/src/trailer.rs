@@ -202,7 +202,9 @@ mod tests {
             root_hash: [7; 32],
             data_blocks: 9,
             hash_offset: 36864,
-            image_size: 49152,
+            image_size: 57344,
+            fec_offset: 45056,
+            fec_roots: 2,
             records: Records::new(records).unwrap(),
         }
     }

@@ -6,6 +6,8 @@
 use mkimg_format::erofs::{FileSystem, Inode};
 use mkimg_format::{ReadAt, Result};
 
+use crate::stored::Stored;
+
 /// Bytes at the start of a file that are looked at: up to the magic number of a tar.
 const START: usize = 262;
 
@@ -155,6 +157,8 @@ pub struct KindSum {
     pub files: u64,
     /// Their content in bytes.
     pub bytes: u64,
+    /// What the image has for that.
+    pub stored: Stored,
 }
 
 /// Sums of all kinds.
@@ -163,16 +167,17 @@ pub(crate) struct Kinds(Vec<KindSum>);
 
 impl Default for Kinds {
     fn default() -> Self {
-        Self(Kind::ALL.map(|kind| KindSum { kind, files: 0, bytes: 0 }).to_vec())
+        Self(Kind::ALL.map(|kind| KindSum { kind, files: 0, bytes: 0, stored: Stored::default() }).to_vec())
     }
 }
 
 impl Kinds {
     /// Counts a file.
-    pub(crate) fn add(&mut self, kind: Kind, bytes: u64) {
+    pub(crate) fn add(&mut self, kind: Kind, bytes: u64, stored: Stored) {
         if let Some(sum) = self.0.iter_mut().find(|sum| sum.kind == kind) {
             sum.files = sum.files.saturating_add(1);
             sum.bytes = sum.bytes.saturating_add(bytes);
+            sum.stored = sum.stored.plus(stored);
         }
     }
 

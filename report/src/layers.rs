@@ -22,16 +22,10 @@ impl Amount {
     }
 }
 
-/// A layer of the source: `shipped = visible + shadowed + deleted`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layer {
-    /// Digest of its blob.
-    pub digest: String,
-    /// Length of its blob in bytes.
-    pub blob: u64,
-    /// The command that made it, as the configuration of the source tells; any text.
-    pub command: Option<String>,
-    /// What it holds.
+/// What becomes of what is shipped: `shipped = visible + shadowed + deleted`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// What a layer holds.
     pub shipped: Amount,
     /// Of that, what is in the image.
     pub visible: Amount,
@@ -41,19 +35,47 @@ pub struct Layer {
     pub deleted: Amount,
 }
 
-impl Layer {
-    fn count(&mut self, record: &LayerRecord) {
-        self.shipped = Amount { bytes: record.shipped.get(), files: record.shipped_files.get() };
-        self.visible = Amount { bytes: record.visible.get(), files: record.visible_files.get() };
-        self.shadowed = Amount { bytes: record.shadowed.get(), files: record.shadowed_files.get() };
-        self.deleted = Amount { bytes: record.deleted.get(), files: record.deleted_files.get() };
+impl Counts {
+    /// Both sums.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            shipped: self.shipped.plus(other.shipped),
+            visible: self.visible.plus(other.visible),
+            shadowed: self.shadowed.plus(other.shadowed),
+            deleted: self.deleted.plus(other.deleted),
+        }
     }
 
-    /// What it ships in vain.
+    /// What is shipped in vain.
     #[must_use]
-    pub const fn wasted(&self) -> Amount {
+    pub const fn wasted(self) -> Amount {
         self.shadowed.plus(self.deleted)
     }
+}
+
+impl From<&LayerRecord> for Counts {
+    fn from(record: &LayerRecord) -> Self {
+        Self {
+            shipped: Amount { bytes: record.shipped.get(), files: record.shipped_files.get() },
+            visible: Amount { bytes: record.visible.get(), files: record.visible_files.get() },
+            shadowed: Amount { bytes: record.shadowed.get(), files: record.shadowed_files.get() },
+            deleted: Amount { bytes: record.deleted.get(), files: record.deleted_files.get() },
+        }
+    }
+}
+
+/// A layer of the source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// Digest of its blob.
+    pub digest: String,
+    /// Length of its blob in bytes.
+    pub blob: u64,
+    /// The command that made it, as the configuration of the source tells; any text.
+    pub command: Option<String>,
+    /// What it ships, and what becomes of it.
+    pub counts: Counts,
 }
 
 /// The layers, lowest first; none of a directory.
@@ -64,9 +86,8 @@ pub(crate) fn read<R: ReadAt>(seal: &Seal<R>) -> Result<Vec<Layer>> {
     let commands = history::commands(seal, statement.layers.len())?;
     let mut layers = Vec::with_capacity(statement.layers.len());
     for ((named, record), command) in statement.layers.into_iter().zip(seal.layers()).zip(commands) {
-        let mut layer = Layer { digest: named.digest, blob: named.size, command, ..Layer::default() };
-        layer.count(&record?);
-        layers.push(layer);
+        let counts = Counts::from(&record?);
+        layers.push(Layer { digest: named.digest, blob: named.size, command, counts });
     }
     Ok(layers)
 }

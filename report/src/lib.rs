@@ -9,13 +9,14 @@
 //! | [`tree`] | bytes by directory |
 //! | [`duplicates`] | contents that several files share |
 //! | [`kinds`] | bytes by kind of content |
+//! | [`stored`] | what contents take in the image |
 //! | [`security`] | files that give power, or can be changed by anybody |
 //! | [`treemap`] | a picture of a directory as rectangles |
 //! | [`html`] | the page |
 //!
 //! The image is taken at its word: whether it keeps to its seal, an audit says. It may be hostile all the same. Memory
 //! is bounded: lists hold the largest of a given number ([`Options::top`]), the tree holds [`tree::NODES_MAX`] nodes,
-//! and what is known of each content is one number, see [`duplicates::CONTENTS_MAX`] and [`inodes::SLOTS_MAX`].
+//! and what is known of each content is one number, see [`duplicates::CONTENTS_MAX`] and [`numbers::NUMBERS_MAX`].
 #![forbid(unsafe_code)]
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
@@ -24,11 +25,12 @@ pub mod deleted;
 pub mod duplicates;
 mod history;
 pub mod html;
-pub mod inodes;
 pub mod kinds;
 pub mod layers;
+pub mod numbers;
 mod secrets;
 pub mod security;
+pub mod stored;
 mod survey;
 mod top;
 pub mod tree;

@@ -11,10 +11,11 @@ use mkimg_format::{ReadAt, Result, Sha256};
 
 use crate::deleted::{self, Deleted};
 use crate::duplicates::{self, Duplicates};
-use crate::inodes::Seen;
 use crate::kinds::{Kind, KindSum, Kinds};
-use crate::layers::{self, Amount, Layer};
+use crate::layers::{self, Amount, Counts, Layer};
+use crate::numbers::Numbers;
 use crate::security::Security;
+use crate::stored::{Store, Stored};
 use crate::top::Top;
 use crate::tree::{Growth, Tree};
 
@@ -32,6 +33,8 @@ pub struct Totals {
     pub names: u64,
     /// Regular files, each inode once, and their content.
     pub files: Amount,
+    /// What the image has for that.
+    pub stored: Stored,
     /// Directories.
     pub directories: u64,
     /// Symbolic links.
@@ -87,17 +90,16 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether contents of some kind take less room than they are long, so that there is a ratio to speak of.
+    #[must_use]
+    pub fn is_smaller(&self) -> bool {
+        self.kinds.iter().any(|sum| sum.stored.bytes < sum.stored.distinct)
+    }
+
     /// Sums of all layers.
     #[must_use]
-    pub fn source(&self) -> Layer {
-        self.layers.iter().fold(Layer::default(), |sum, layer| Layer {
-            blob: sum.blob.saturating_add(layer.blob),
-            shipped: sum.shipped.plus(layer.shipped),
-            visible: sum.visible.plus(layer.visible),
-            shadowed: sum.shadowed.plus(layer.shadowed),
-            deleted: sum.deleted.plus(layer.deleted),
-            ..Layer::default()
-        })
+    pub fn source(&self) -> Counts {
+        self.layers.iter().fold(Counts::default(), |sum, layer| sum.plus(layer.counts))
     }
 }
 
@@ -115,7 +117,8 @@ pub fn survey<R: ReadAt>(image: &Sealed<R>, options: Options) -> Result<Report> 
         data: !image.is_detached(),
         top: options.top,
         totals: Totals::default(),
-        seen: Seen::default(),
+        seen: Numbers::default(),
+        store: Store::new(&fs, &seal)?,
         tree: Growth::default(),
         kinds: Kinds::default(),
         files: Top::new(options.top),
@@ -165,7 +168,9 @@ struct Walk<'a, R> {
     data: bool,
     top: usize,
     totals: Totals,
-    seen: Seen,
+    /// Inodes with several names that the walk came to.
+    seen: Numbers,
+    store: Store,
     tree: Growth,
     kinds: Kinds,
     files: Top<BigFile>,
@@ -179,7 +184,7 @@ impl<R: ReadAt> Walk<'_, R> {
         let plus = |number: &mut u64| *number = number.saturating_add(1);
         let is_dir = inode.file_type == FileType::Dir;
         plus(&mut self.totals.names);
-        if !is_dir && inode.nlink > 1 && !self.seen.is_new(inode.nid) {
+        if !is_dir && inode.nlink > 1 && !self.seen.insert(inode.nid.0) {
             plus(&mut self.totals.hard_links);
             return Ok(());
         }
@@ -198,7 +203,9 @@ impl<R: ReadAt> Walk<'_, R> {
                 let bytes = inode.size;
                 let kind = Kind::of(self.fs, inode, name, self.data)?;
                 self.totals.files = self.totals.files.plus(Amount { bytes, files: 1 });
-                self.kinds.add(kind, bytes);
+                let stored = self.store.add(self.fs, inode)?;
+                self.totals.stored = self.totals.stored.plus(stored);
+                self.kinds.add(kind, bytes, stored);
                 self.tree.ascend(depth.saturating_sub(1));
                 self.tree.file(name, bytes, kind);
                 self.duplicates.name(inode.nid, &entry.path);

@@ -29,6 +29,12 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{}.{} %", per_mille / 10, per_mille % 10)
 }
 
+/// A ratio with two digits behind the point; a dash where there is none.
+#[must_use]
+pub fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
 /// Text of at most `max` characters: from a longer one the middle is cut out, because paths differ at their ends.
 #[must_use]
 pub fn shorten(text: &str, max: usize) -> String {

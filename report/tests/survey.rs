@@ -11,10 +11,15 @@ use mkimg_format::header::Header;
 use mkimg_mkfs::{Compression, Dedup, Memory, Silent, build};
 use mkimg_oci::SourceSpec;
 use mkimg_report::kinds::Kind;
+use mkimg_report::stored::Stored;
 use mkimg_report::{Options, Report, html, survey};
 
 /// `/a/big` and `/b/copy` with one content, `/a/link` a hard link, `/a/deep/er/note`, `/tool` with the set-id bit.
 fn image() -> Vec<u8> {
+    image_with(Compression::None, Compression::None.min_kernel())
+}
+
+fn image_with(compression: Compression, min_kernel: (u32, u32)) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source");
     let file = |path: &str, content: &[u8], mode: u32| {
@@ -30,19 +35,19 @@ fn image() -> Vec<u8> {
     file("empty", b"", 0o644);
     std::fs::hard_link(source.join("a/big"), source.join("a/link")).unwrap();
     std::os::unix::fs::symlink("tool", source.join("other")).unwrap();
-    image_of(&source)
+    image_of(&source, compression, min_kernel)
 }
 
-fn image_of(source: &Path) -> Vec<u8> {
+fn image_of(source: &Path, compression: Compression, min_kernel: (u32, u32)) -> Vec<u8> {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("image");
     let options = mkimg_mkfs::Options {
         platform: None,
         name: Some("sample".to_owned()),
         epoch: 0,
-        compression: Compression::None,
+        compression,
         dedup: Dedup::Files,
-        min_kernel: Compression::None.min_kernel(),
+        min_kernel,
         optimize_for: None,
         fec_roots: 0,
         threads: NonZeroUsize::MIN,
@@ -63,8 +68,17 @@ fn everything_is_counted_once() {
     assert_eq!((totals.files.files, totals.files.bytes), (5, 18_015));
     assert_eq!((totals.names, totals.directories, totals.symlinks, totals.hard_links), (12, 5, 1, 1));
     assert!(found.layers.is_empty() && found.deleted.list.is_empty());
-    let kinds: Vec<_> = found.kinds.iter().map(|sum| (sum.kind, sum.bytes, sum.files)).collect();
-    assert_eq!(kinds, [(Kind::Other, 18_000, 3), (Kind::Script, 10, 1), (Kind::Text, 5, 1)]);
+    let kinds: Vec<_> = found.kinds.iter().map(|sum| (sum.kind, sum.bytes, sum.files, sum.stored)).collect();
+    let stored = |distinct, blocks| Stored { distinct, bytes: blocks * BLOCK_SIZE };
+    assert_eq!(
+        kinds,
+        [
+            (Kind::Other, 18_000, 3, stored(9000, 3)),
+            (Kind::Script, 10, 1, stored(10, 1)),
+            (Kind::Text, 5, 1, stored(5, 1))
+        ]
+    );
+    assert_eq!(totals.stored, stored(9015, 5));
     let files: Vec<_> = found.files.iter().map(|file| (&*file.path, file.bytes, file.layer)).collect();
     assert_eq!(
         files,
@@ -97,8 +111,15 @@ fn lists_are_as_long_as_asked() {
 /// Whatever byte of metadata, seal or trailer is wrong: an error or a report, and a page of each report.
 #[test]
 fn damaged_images_are_survived() {
-    let good = image();
-    let header = Header::read(&good[..]).unwrap();
+    for (compression, min_kernel) in
+        [(Compression::None, (5, 15)), (Compression::Lz4, (5, 15)), (Compression::Lz4, (6, 15))]
+    {
+        survive(&image_with(compression, min_kernel));
+    }
+}
+
+fn survive(good: &[u8]) {
+    let header = Header::read(good).unwrap();
     let start = usize::try_from(header.meta_block * BLOCK_SIZE).unwrap();
     let (mut reports, mut errors) = (0, 0);
     for at in (0..BLOCK_SIZE.try_into().unwrap()).step_by(7).chain(start..good.len()) {
@@ -106,7 +127,7 @@ fn damaged_images_are_survived() {
         if good[at] == 0 && at % 16 > 1 {
             continue;
         }
-        let mut bytes = good.clone();
+        let mut bytes = good.to_vec();
         bytes[at] ^= if at % 2 == 0 { 0xff } else { 0x10 };
         match report(&bytes, 3) {
             Ok(found) => {

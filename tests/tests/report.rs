@@ -76,6 +76,12 @@ fn list<'a>(report: &'a Value, name: &str) -> &'a Vec<Value> {
     report[name].as_array().unwrap_or_else(|| panic!("no list {name}"))
 }
 
+/// Length of an area of the image.
+fn area(inspection: &Value, name: &str) -> u64 {
+    let area = list(inspection, "areas").iter().find(|area| area["name"] == name);
+    number(&area.unwrap()["length"])
+}
+
 /// Compares what a report says with what the listing and the inspection say.
 fn assert_agrees(image: &Path) {
     let report = mkimg(args!["report", "--json", "--top", "1000", image]).ok().json();
@@ -102,6 +108,12 @@ fn assert_agrees(image: &Path) {
     assert_eq!(number(&report["bytes"]), bytes);
     assert_eq!(sum(list(&report, "kinds").iter().map(|kind| &kind["bytes"])), bytes);
     assert_eq!(sum(list(&report, "kinds").iter().map(|kind| &kind["files"])), files.len() as u64);
+    for key in ["distinct_bytes", "stored_bytes"] {
+        let sum = sum(list(&report, "kinds").iter().map(|kind| &kind[key]));
+        assert_eq!(sum, number(&report[key]), "{key}");
+    }
+    assert_eq!(number(&report["distinct_bytes"]), bytes - number(&report["duplicates"]["saved_bytes"]));
+    assert_eq!(number(&report["stored_bytes"]), area(&inspection, "data"));
 
     // Directories and files, largest first.
     let mut largest = u64::MAX;
@@ -237,6 +249,109 @@ fn the_text_says_what_matters() {
     assert_eq!(list(&report["deleted"], "list").len(), 1);
     assert_eq!(report["deleted"]["list"][0]["path"], SAMPLE_SECRET);
     assert_eq!(report["layers"][1]["command"], "application");
+}
+
+/// A directory with some of each: small and large, copies, what shrinks and what does not, equal blocks, tails.
+fn mixed(dir: &Path) -> String {
+    let source = dir.join("mixed");
+    std::fs::create_dir_all(&source).unwrap();
+    let text =
+        |bytes: usize| b"all work and no play\n".iter().copied().cycle().take(bytes).collect::<Vec<u8>>();
+    // Numbers by xorshift: no algorithm makes them smaller.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut noise = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    let noise: Vec<u8> = (0..8 * 4096).map(|_| noise()).collect();
+    for (name, content) in [
+        ("blocks.a", [&noise[..], &[b'x'; 100]].concat()),
+        ("blocks.png", noise),
+        ("copy.sh", text(300)),
+        ("copy.txt", text(700_000)),
+        ("long.txt", text(700_000)),
+        ("page.txt", text(4096 + 100)),
+        ("short.sh", text(300)),
+        ("empty.c", Vec::new()),
+    ] {
+        std::fs::write(source.join(name), content).unwrap();
+    }
+    format!("dir:{}", source.display())
+}
+
+/// Builds `source` with more options.
+fn build_with(dir: &Path, source: &str, options: &str) -> PathBuf {
+    let image = dir.join("with.mkimg");
+    let _ = mkimg(args!["build", source, "-o", image]).args(options.split_whitespace()).ok();
+    image
+}
+
+#[test]
+fn stored_bytes_are_what_the_image_grows_by() {
+    let dir = scratch();
+    let source = mixed(dir.path());
+    // Padding behind all contents, where they do not stand in blocks; tails, which stand with the metadata.
+    for (options, padding, tails) in [
+        ("", 0, 0),
+        ("--dedup blocks", 0, 0),
+        ("--compress lz4 --min-kernel 5.15", 0, 100),
+        ("--compress lz4 --min-kernel 6.1", 0, 0),
+        ("--compress zstd:1", 0, 0),
+        ("--compress zstd:1 --min-kernel 6.15", 4095, 0),
+    ] {
+        let image = build_with(dir.path(), &source, options);
+        let report = mkimg(args!["report", "--json", image]).ok().json();
+        let inspection = mkimg(args!["inspect", "--json", image]).ok().json();
+        let (stored, data) = (number(&report["stored_bytes"]), area(&inspection, "data") + tails);
+        assert!(stored <= data && stored + padding >= data, "{options}: {stored} of {data}");
+        let kinds = list(&report, "kinds");
+        assert_eq!(sum(kinds.iter().map(|kind| &kind["stored_bytes"])), stored, "{options}");
+        for line in kinds.iter().chain([&report]) {
+            let [distinct, stored] = ["distinct_bytes", "stored_bytes"].map(|key| number(&line[key]) as f64);
+            match line["ratio"].as_f64() {
+                Some(ratio) => assert!((ratio - distinct / stored).abs() < 0.006, "{options}: {line}"),
+                None => assert_eq!(stored, 0.0, "{options}: {line}"),
+            }
+        }
+        let of =
+            |name: &str, key: &str| number(&kinds.iter().find(|line| line["kind"] == name).unwrap()[key]);
+        assert_eq!(of("text", "distinct_bytes"), 700_000 + 4196, "{options}");
+        assert_eq!(of("script", "distinct_bytes"), 300, "{options}");
+        if options.is_empty() {
+            assert_eq!(of("text", "stored_bytes"), (171 + 2) * 4096);
+            assert_eq!(of("script", "stored_bytes"), 4096);
+            assert_eq!((of("archive", "stored_bytes"), of("media", "stored_bytes")), (9 * 4096, 8 * 4096));
+        } else if options.starts_with("--dedup") {
+            // Shared blocks count with the first file that the walk comes to.
+            assert_eq!((of("archive", "stored_bytes"), of("media", "stored_bytes")), (9 * 4096, 0));
+        } else if tails > 0 {
+            // Before 6.1 what several files have is not compressed.
+            assert_eq!(of("text", "stored_bytes"), (171 + 1) * 4096, "{options}");
+        } else {
+            let noise = of("archive", "stored_bytes") + of("media", "stored_bytes");
+            assert!(noise > 7 * 4096, "{options}: noise takes {noise}");
+            assert!(of("text", "stored_bytes") < 700_000 / 4, "{options}: text did not get smaller");
+        }
+    }
+}
+
+#[test]
+fn the_text_has_ratios_where_there_are_some() {
+    let dir = scratch();
+    let source = mixed(dir.path());
+    let plain = mkimg(args!["report", build_with(dir.path(), &source, "")]).ok().out();
+    let heading = "       size  of all    files      stored  type\n";
+    assert!(plain.contains(heading), "{heading:?} is not in\n{plain}");
+    assert!(plain.contains("\n      600 B   0.0 %        2     4.0 KiB  scripts\n"), "{plain}");
+    let image = build_with(dir.path(), &source, "--compress zstd:1 --min-kernel 6.15");
+    let packed = mkimg(args!["report", image]).ok().out();
+    let heading = "       size  of all    files      stored  ratio  type\n";
+    assert!(packed.contains(heading), "{heading:?} is not in\n{packed}");
+    let report = mkimg(args!["report", "--json", image]).ok().json();
+    let all = packed.lines().find(|line| line.ends_with("  all")).unwrap();
+    assert!(all.contains(&format!(" {:.2}  all", report["ratio"].as_f64().unwrap())), "{all}");
 }
 
 #[test]
@@ -398,6 +513,7 @@ fn measured(dir: &Path, page: &Path, fragment: &str, width: u32) -> Value {
         dead: [...document.querySelectorAll('a')].filter(a => !document.querySelector(a.getAttribute('href'))).length,
         unnamed: [...document.querySelectorAll('svg a')].filter(a => !a.querySelector('title').textContent).length,
         levels: [...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName).join(''),
+        types: [...document.querySelectorAll('[aria-label=types] tr')].map(row => [...row.cells].map(cell => cell.innerText)),
         text: getComputedStyle(document.querySelector('svg text')).fontSize,
     })</script>";
     let text = std::fs::read_to_string(page).unwrap();
@@ -434,6 +550,36 @@ fn a_page_fits_and_zooms() {
             assert_eq!((number(&seen["unnamed"]), &seen["text"]), (0, &"12px".into()), "{seen}");
             let levels = seen["levels"].as_str().unwrap();
             assert!(levels.starts_with("H1H2H2") && levels.ends_with("H2H3H3H3H3"), "{levels}");
+        }
+    }
+}
+
+#[test]
+fn a_page_has_the_ratios_of_the_report() {
+    require!(Need::Tool(BROWSER));
+    let dir = scratch();
+    let source = mixed(dir.path());
+    for options in ["", "--compress zstd:1"] {
+        let image = build_with(dir.path(), &source, options);
+        let report = mkimg(args!["report", "--json", image]).ok().json();
+        let wanted: Vec<String> = list(&report, "kinds")
+            .iter()
+            .chain([&report])
+            .map(|line| format!("{:.2}", line["ratio"].as_f64().unwrap()))
+            .collect();
+        let page = page_of(&image);
+        for width in [1200, 400] {
+            let seen = measured(dir.path(), &page, "", width);
+            assert!(number(&seen["wide"]) <= u64::from(width), "{options} {width}: {seen}");
+            let (heads, rows) = list(&seen, "types").split_first().unwrap();
+            let column = |name: &str| heads.as_array().unwrap().iter().position(|head| head == name);
+            assert_eq!(rows.len(), wanted.len(), "{seen}");
+            assert!(column("stored").is_some() && rows.last().unwrap()[0] == "all", "{seen}");
+            let found = column("ratio").map(|at| rows.iter().map(|row| row[at].clone()).collect::<Vec<_>>());
+            assert_eq!(
+                found,
+                (!options.is_empty()).then(|| wanted.iter().map(|text| text.as_str().into()).collect())
+            );
         }
     }
 }

@@ -10,9 +10,11 @@ use mkimg_format::erofs::{Superblock, escape};
 use mkimg_format::hex;
 use mkimg_format::seal::{Layer, LayerRecord, Seal, Section, Statement};
 use mkimg_format::trailer::Trailer;
+use mkimg_report::layers::Counts;
 use mkimg_sign::trust::Signatures;
 use serde::Serialize;
 
+use super::layer_counts::LayerCounts;
 use crate::args::InspectArgs;
 use crate::image::Image;
 use crate::output::{count, json_line, show, size, stdout, text_and_base64};
@@ -87,14 +89,8 @@ struct Hot {
 struct LayerLine<'a> {
     #[serde(flatten)]
     layer: &'a Layer,
-    shipped_bytes: u64,
-    visible_bytes: u64,
-    shadowed_bytes: u64,
-    deleted_bytes: u64,
-    shipped_files: u64,
-    visible_files: u64,
-    shadowed_files: u64,
-    deleted_files: u64,
+    #[serde(flatten)]
+    counts: LayerCounts,
 }
 
 /// A file that is deleted, but still shipped. Layers count from 1, the lowest.
@@ -227,22 +223,8 @@ fn signatures(trailer: &Trailer) -> Vec<SignatureLine> {
 
 /// What the statement says of each layer, and what the builder counted in it. A directory has counts only.
 fn layer_lines<'a>(statement: &'a Statement, records: &[LayerRecord]) -> Vec<LayerLine<'a>> {
-    statement
-        .layers
-        .iter()
-        .zip(records)
-        .map(|(layer, record)| LayerLine {
-            layer,
-            shipped_bytes: record.shipped.get(),
-            visible_bytes: record.visible.get(),
-            shadowed_bytes: record.shadowed.get(),
-            deleted_bytes: record.deleted.get(),
-            shipped_files: record.shipped_files.get(),
-            visible_files: record.visible_files.get(),
-            shadowed_files: record.shadowed_files.get(),
-            deleted_files: record.deleted_files.get(),
-        })
-        .collect()
+    let lines = statement.layers.iter().zip(records.iter().map(Counts::from));
+    lines.map(|(layer, counts)| LayerLine { layer, counts: counts.into() }).collect()
 }
 
 /// Where the hot contents are.
@@ -326,10 +308,10 @@ fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {
             out,
             "{number:>5}  {:<19.19} {:>11} {:>11} {:>11} {:>11}",
             escape(line.layer.digest.as_bytes()),
-            size(line.shipped_bytes),
-            size(line.visible_bytes),
-            size(line.shadowed_bytes),
-            size(line.deleted_bytes),
+            size(line.counts.shipped_bytes),
+            size(line.counts.visible_bytes),
+            size(line.counts.shadowed_bytes),
+            size(line.counts.deleted_bytes),
         )?;
     }
     if inspection.deleted_files > 0 {

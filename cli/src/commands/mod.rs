@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod extract;
 pub(crate) mod inspect;
+mod layer_counts;
 pub(crate) mod ls;
 pub(crate) mod manual;
 pub(crate) mod mount;

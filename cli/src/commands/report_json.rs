@@ -2,9 +2,11 @@
 
 use mkimg_format::hex;
 use mkimg_report::security::{Subject, Subjects};
+use mkimg_report::stored::Stored;
 use mkimg_report::{File, Report, deleted, duplicates, layers};
 use serde::Serialize;
 
+use super::layer_counts::LayerCounts;
 use crate::output::{text_and_base64, text_or_base64};
 
 /// A path, under the name that says how it is written.
@@ -33,6 +35,8 @@ pub(super) struct Document<'a> {
     names: u64,
     files: u64,
     bytes: u64,
+    #[serde(flatten)]
+    stored: StoredLine,
     directories: u64,
     symlinks: u64,
     special: u64,
@@ -52,14 +56,8 @@ struct LayerLine<'a> {
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<&'a str>,
-    shipped_bytes: u64,
-    visible_bytes: u64,
-    shadowed_bytes: u64,
-    deleted_bytes: u64,
-    shipped_files: u64,
-    visible_files: u64,
-    shadowed_files: u64,
-    deleted_files: u64,
+    #[serde(flatten)]
+    counts: LayerCounts,
 }
 
 #[derive(Serialize)]
@@ -67,6 +65,16 @@ struct KindLine {
     kind: &'static str,
     bytes: u64,
     files: u64,
+    #[serde(flatten)]
+    stored: StoredLine,
+}
+
+#[derive(Serialize)]
+struct StoredLine {
+    distinct_bytes: u64,
+    stored_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +166,7 @@ impl<'a> Document<'a> {
             names: totals.names,
             files: totals.files.files,
             bytes: totals.files.bytes,
+            stored: StoredLine::new(totals.stored),
             directories: totals.directories,
             symlinks: totals.symlinks,
             special: totals.special,
@@ -166,7 +175,12 @@ impl<'a> Document<'a> {
             kinds: report
                 .kinds
                 .iter()
-                .map(|sum| KindLine { kind: sum.kind.word(), bytes: sum.bytes, files: sum.files })
+                .map(|sum| KindLine {
+                    kind: sum.kind.word(),
+                    bytes: sum.bytes,
+                    files: sum.files,
+                    stored: StoredLine::new(sum.stored),
+                })
                 .collect(),
             largest_directories: directories
                 .filter_map(|index| {
@@ -205,15 +219,14 @@ impl<'a> LayerLine<'a> {
             digest: &layer.digest,
             size: layer.blob,
             command: layer.command.as_deref(),
-            shipped_bytes: layer.shipped.bytes,
-            visible_bytes: layer.visible.bytes,
-            shadowed_bytes: layer.shadowed.bytes,
-            deleted_bytes: layer.deleted.bytes,
-            shipped_files: layer.shipped.files,
-            visible_files: layer.visible.files,
-            shadowed_files: layer.shadowed.files,
-            deleted_files: layer.deleted.files,
+            counts: layer.counts.into(),
         }
+    }
+}
+
+impl StoredLine {
+    fn new(stored: Stored) -> Self {
+        Self { distinct_bytes: stored.distinct, stored_bytes: stored.bytes, ratio: stored.ratio() }
     }
 }
 

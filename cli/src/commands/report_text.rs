@@ -5,8 +5,10 @@ use std::io::Write;
 use anyhow::Result;
 use mkimg_format::erofs::escape;
 use mkimg_report::Report;
+use mkimg_report::layers::{Amount, Counts};
 use mkimg_report::security::Subject;
-use mkimg_report::words::{percent, shorten};
+use mkimg_report::stored::Stored;
+use mkimg_report::words::{percent, ratio, shorten};
 
 use crate::output::{count, size};
 use crate::style::Style;
@@ -48,13 +50,13 @@ fn layers(report: &Report, out: &mut impl Write) -> Result<()> {
         "\n{:>5} {:>11} {:>11} {:>11} {:>11}  made by",
         "layer", "shipped", "visible", "shadowed", "deleted"
     )?;
-    let mut row = |name: &str, layer: &mkimg_report::layers::Layer, made: &str| {
+    let mut row = |name: &str, counts: Counts, made: &str| {
         let line = format!(
             "{name:>5} {:>11} {:>11} {:>11} {:>11}  {made}",
-            size(layer.shipped.bytes),
-            size(layer.visible.bytes),
-            size(layer.shadowed.bytes),
-            size(layer.deleted.bytes),
+            size(counts.shipped.bytes),
+            size(counts.visible.bytes),
+            size(counts.shadowed.bytes),
+            size(counts.deleted.bytes),
         );
         writeln!(out, "{}", line.trim_end())
     };
@@ -63,21 +65,39 @@ fn layers(report: &Report, out: &mut impl Write) -> Result<()> {
             Some(command) => show(command.as_bytes(), 48),
             None => escape(layer.digest.as_bytes()).chars().take(19).collect(),
         };
-        row(&format!("{number}"), layer, &made)?;
+        row(&number.to_string(), layer.counts, &made)?;
     }
     if report.layers.len() > 1 {
         let all = report.source();
         let wasted = percent(all.wasted().bytes, all.shipped.bytes);
-        row("all", &all, &format!("{wasted} wasted by the source"))?;
+        row("all", all, &format!("{wasted} wasted by the source"))?;
     }
     Ok(())
 }
 
+/// Without compression, and without blocks that are shared, a ratio tells of nothing but padding, and is left out.
 fn kinds(report: &Report, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "\n{:>11} {:>7} {:>8}  type", "size", "of all", "files")?;
+    let has_ratio = report.is_smaller();
+    let column = |text: &str| if has_ratio { format!(" {text:>6}") } else { String::new() };
+    writeln!(
+        out,
+        "\n{:>11} {:>7} {:>8} {:>11}{}  type",
+        "size",
+        "of all",
+        "files",
+        "stored",
+        column("ratio")
+    )?;
+    let mut row = |amount: Amount, stored: Stored, name: &str| {
+        let share = percent(amount.bytes, report.totals.files.bytes);
+        let (bytes, stored, ratio) = (size(amount.bytes), size(stored.bytes), column(&ratio(stored.ratio())));
+        writeln!(out, "{bytes:>11} {share:>7} {:>8} {stored:>11}{ratio}  {name}", amount.files)
+    };
     for sum in &report.kinds {
-        let share = percent(sum.bytes, report.totals.files.bytes);
-        writeln!(out, "{:>11} {share:>7} {:>8}  {}", size(sum.bytes), sum.files, sum.kind.title())?;
+        row(Amount { bytes: sum.bytes, files: sum.files }, sum.stored, sum.kind.title())?;
+    }
+    if report.kinds.len() > 1 {
+        row(report.totals.files, report.totals.stored, "all")?;
     }
     Ok(())
 }

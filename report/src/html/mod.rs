@@ -121,8 +121,9 @@ mod tests {
     use crate::deleted::Deleted;
     use crate::duplicates::{Duplicate, Duplicates};
     use crate::kinds::{Kind, KindSum};
-    use crate::layers::{Amount, Layer};
+    use crate::layers::{Amount, Counts, Layer};
     use crate::security::{Security, Subject, Subjects};
+    use crate::stored::Stored;
     use crate::tree::Growth;
     use crate::{File, Totals};
 
@@ -138,6 +139,7 @@ mod tests {
             }
             growth.ascend(0);
         }
+        let stored = Stored { distinct: 9, bytes: 4 };
         let amount = Amount { bytes: u64::MAX, files: u64::MAX };
         let subject = Subject {
             path: text.to_vec(),
@@ -154,10 +156,7 @@ mod tests {
         let layer = Layer {
             digest: string.clone(),
             command: Some(string.clone()),
-            shipped: amount,
-            visible: amount,
-            shadowed: amount,
-            deleted: amount,
+            counts: Counts { shipped: amount, visible: amount, shadowed: amount, deleted: amount },
             ..Layer::default()
         };
         Report {
@@ -167,7 +166,7 @@ mod tests {
             is_detached: true,
             totals: Totals { files: amount, ..Totals::default() },
             layers: vec![layer; 10],
-            kinds: vec![KindSum { kind: Kind::Elf, files: 1, bytes: 1 }],
+            kinds: vec![KindSum { kind: Kind::Elf, files: 1, bytes: 9, stored }],
             files: vec![File { path: text.to_vec(), bytes: 1, kind: Kind::Elf, layer: Some(1) }; ROWS],
             tree: growth.finish(),
             duplicates: Duplicates {

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use super::markup::{Column, Html, table};
 use crate::Report;
-use crate::layers::Layer;
+use crate::layers::{Amount, Counts};
 use crate::security::Subject;
-use crate::words::{count, percent, size};
+use crate::stored::Stored;
+use crate::words::{count, percent, ratio, size};
 
 /// Begins a section.
 fn section(out: &mut impl Write, id: &str, title: &str, about: &str) -> io::Result<()> {
@@ -64,21 +65,21 @@ pub(super) fn layers(report: &Report, out: &mut impl Write) -> io::Result<()> {
         "<ul class=\"legend\"><li><i class=\"swatch visible\"></i>visible</li><li><i class=\"swatch shadowed\"></i>shadowed: \
          replaced by a later entry</li><li><i class=\"swatch deleted\"></i>deleted by a later layer</li></ul>"
     )?;
-    let longest = report.layers.iter().map(|layer| layer.shipped.bytes).max().unwrap_or(0);
-    let row = |name: Html, made: Html, layer: &Layer, whole: u64| {
+    let longest = report.layers.iter().map(|layer| layer.counts.shipped.bytes).max().unwrap_or(0);
+    let row = |name: Html, made: Html, counts: Counts, whole: u64| {
         let parts = [
-            ("visible", layer.visible.bytes),
-            ("shadowed", layer.shadowed.bytes),
-            ("deleted", layer.deleted.bytes),
+            ("visible", counts.visible.bytes),
+            ("shadowed", counts.shadowed.bytes),
+            ("deleted", counts.deleted.bytes),
         ];
         vec![
             name,
             bar(&parts, whole),
-            bytes(layer.shipped.bytes),
-            number(layer.shipped.files),
-            bytes(layer.visible.bytes),
-            bytes(layer.shadowed.bytes),
-            bytes(layer.deleted.bytes),
+            bytes(counts.shipped.bytes),
+            number(counts.shipped.files),
+            bytes(counts.visible.bytes),
+            bytes(counts.shadowed.bytes),
+            bytes(counts.deleted.bytes),
             made,
         ]
     };
@@ -88,12 +89,12 @@ pub(super) fn layers(report: &Report, out: &mut impl Write) -> io::Result<()> {
         .zip(1_u64..)
         .map(|(layer, index)| {
             let made = layer.command.as_deref().unwrap_or(&layer.digest);
-            row(number(index), Html::short(made.as_bytes(), 90), layer, longest)
+            row(number(index), Html::short(made.as_bytes(), 90), layer.counts, longest)
         })
         .collect();
     if report.layers.len() > 1 {
         let all = report.source();
-        rows.push(row(Html::text("all"), Html::text(""), &all, all.shipped.bytes));
+        rows.push(row(Html::text("all"), Html::text(""), all, all.shipped.bytes));
     }
     let columns = [
         ("layer", Column::Number),
@@ -115,26 +116,53 @@ pub(super) fn kinds(report: &Report, out: &mut impl Write) -> io::Result<()> {
     } else {
         "By the names of files, and by their first bytes where names say nothing."
     };
-    section(out, "types", "Types", how)?;
-    let all = report.totals.files.bytes;
+    let has_ratio = report.is_smaller();
+    let stored = if has_ratio {
+        "Stored is what the image takes for it, each content once; the ratio is how much content a stored byte gives."
+    } else {
+        "Stored is what the image takes for it, each content once."
+    };
+    section(out, "types", "Types", &format!("{how} {stored}"))?;
+    let totals = &report.totals;
     let largest = report.kinds.first().map_or(0, |sum| sum.bytes);
-    let rows = report.kinds.iter().map(|sum| {
-        let word = sum.kind.word();
-        vec![
-            Html::markup(format_args!("<i class=\"swatch k-{word}\"></i>{}", sum.kind.title())),
-            bar(&[(&format!("k-{word}"), sum.bytes)], largest),
-            bytes(sum.bytes),
-            Html::text(&percent(sum.bytes, all)),
-            number(sum.files),
-        ]
-    });
-    let columns = [
+    let row = |name: Html, drawn: Html, amount: Amount, stored: Stored| {
+        let mut row = vec![
+            name,
+            drawn,
+            bytes(amount.bytes),
+            Html::text(&percent(amount.bytes, totals.files.bytes)),
+            number(amount.files),
+            bytes(stored.bytes),
+        ];
+        if has_ratio {
+            row.push(Html::text(&ratio(stored.ratio())));
+        }
+        row
+    };
+    let mut rows: Vec<Vec<Html>> = report
+        .kinds
+        .iter()
+        .map(|sum| {
+            let word = sum.kind.word();
+            let name = Html::markup(format_args!("<i class=\"swatch k-{word}\"></i>{}", sum.kind.title()));
+            let drawn = bar(&[(&format!("k-{word}"), sum.bytes)], largest);
+            row(name, drawn, Amount { bytes: sum.bytes, files: sum.files }, sum.stored)
+        })
+        .collect();
+    if report.kinds.len() > 1 {
+        rows.push(row(Html::text("all"), Html::text(""), totals.files, totals.stored));
+    }
+    let mut columns = vec![
         ("type", Column::Text),
         ("<span class=\"hidden\">share</span>", Column::Bar),
         ("size", Column::Number),
         ("of all", Column::Number),
         ("files", Column::Number),
+        ("stored", Column::Number),
     ];
+    if has_ratio {
+        columns.push(("ratio", Column::Number));
+    }
     table(out, "types", &columns, rows)?;
     writeln!(out, "</section>")
 }
