@@ -148,9 +148,11 @@ pub fn build(
         Dedup::Files if options.min_kernel >= CHUNKS_KERNEL => CHUNKS_MAX,
         Dedup::Files => 0,
     };
+    let abilities = Abilities::of(options.min_kernel);
     let mut contents = Contents::gather(&flat, chunks_max);
     if let Some(trace) = &options.optimize_for {
-        contents.lead_with(&files_of(trace, &flat.tree, &mut warnings)?);
+        let packed = options.compression != Compression::None && abilities.share;
+        contents.lead_with(&files_of(trace, &flat.tree, &mut warnings)?, packed);
     }
     let statement = Statement {
         format: VERSION,
@@ -183,7 +185,7 @@ pub fn build(
         contents: &contents,
         compression: options.compression,
         dedup: options.dedup,
-        abilities: Abilities::of(options.min_kernel),
+        abilities,
         documents: &documents,
         fec_roots: options.fec_roots,
         name: statement.name.as_deref(),

@@ -4,7 +4,7 @@
 //! so that the copy reads each layer once and front to back. What a trace names stands before all that, in its order.
 
 use mkimg_format::erofs::TAIL_MAX;
-use mkimg_format::erofs::pieces::PIECE_LEN;
+use mkimg_format::erofs::pieces::{PIECE_LEN, piece_len};
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_format::{BLOCK_SIZE, blocks_for};
 
@@ -108,6 +108,8 @@ pub(crate) struct Contents {
     pub list: Vec<Content>,
     /// How many of them stand first because a trace names their files, in another order than in the source.
     pub hot: usize,
+    /// How many stand there instead of where the source has them: those, and what fills up their last piece.
+    pub led: usize,
     /// Index of the content of each inode.
     of: Vec<u32>,
 }
@@ -145,12 +147,15 @@ impl Contents {
             content_of[id.0 as usize] = u32::try_from(contents.len()).unwrap_or(NO_CONTENT);
             contents.push(Content { layer, file, size: data.size, chunks, several: false, xattrs });
         }
-        Self { list: contents, hot: 0, of: content_of }
+        Self { list: contents, hot: 0, led: 0, of: content_of }
     }
 
     /// Puts the contents of these files first, in this order; the others stay in theirs. What has no bytes has no place
     /// either.
-    pub(crate) fn lead_with(&mut self, files: &[InodeId]) {
+    ///
+    /// With `packed`, small contents share pieces. Then the next small ones follow at once, as many as it takes to fill
+    /// the last piece of those that come first: it would else stand where it gets full, far behind.
+    pub(crate) fn lead_with(&mut self, files: &[InodeId], packed: bool) {
         let mut place = vec![NO_CONTENT; self.list.len()];
         let mut next = 0;
         for id in files {
@@ -162,6 +167,15 @@ impl Contents {
             }
         }
         self.hot = next as usize;
+        let mut missing = if packed { self.missing_in_piece(&place) } else { 0 };
+        for (content, place) in self.list.iter().zip(&mut place) {
+            if missing > 0 && *place == NO_CONTENT && content.is_small() {
+                missing = missing.saturating_sub(content.size);
+                *place = next;
+                next += 1;
+            }
+        }
+        self.led = next as usize;
         for place in place.iter_mut().filter(|place| **place == NO_CONTENT) {
             *place = next;
             next += 1;
@@ -172,6 +186,19 @@ impl Contents {
         let mut placed: Vec<(u32, Content)> = place.into_iter().zip(self.list.drain(..)).collect();
         placed.sort_unstable_by_key(|(place, _)| *place);
         self.list.extend(placed.into_iter().map(|(_, content)| content));
+    }
+
+    /// Bytes of small contents that fill the last piece of those which have a place already.
+    fn missing_in_piece(&self, place: &[u32]) -> u64 {
+        let small = || self.list.iter().zip(place).filter(|(content, _)| content.is_small());
+        let all: u64 = small().map(|(content, _)| content.size).sum();
+        let hot: u64 =
+            small().filter(|(_, place)| **place != NO_CONTENT).map(|(content, _)| content.size).sum();
+        let mut end = 0;
+        while end < hot {
+            end += piece_len(all - end);
+        }
+        end - hot
     }
 
     /// The content of an inode, or [`NO_CONTENT`].

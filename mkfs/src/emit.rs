@@ -252,7 +252,7 @@ impl<'c> Emitter<'_, 'c> {
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
         let Self { opened, flat, output, threads, memory, kept, progress, .. } = *self;
         let copier = Copier { opened, flat, output, threads, memory, kept, progress };
-        let (hot, rest) = self.contents.list.split_at(self.contents.hot);
+        let (hot, rest) = self.contents.list.split_at(self.contents.led);
         match opened {
             Opened::Image(_) => self.copy_by_spool(&copier, hot, image)?,
             // Files of a directory can be read in any order.

@@ -13,7 +13,7 @@ use layers::{
     write_layout,
 };
 use mkimg_format::detached::Sealed;
-use mkimg_format::erofs::FileSystem;
+use mkimg_format::erofs::{FileSystem, Layout};
 use mkimg_format::header::Header;
 use mkimg_format::seal::{Seal, Statement};
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, hex};
@@ -101,26 +101,37 @@ impl Setting<'_> {
     }
 }
 
-/// Where the contents of files stand: first byte, first byte behind, path; each place once, ascending.
-fn places(image: &Path) -> Vec<(u64, u64, String)> {
+/// Where the contents of files stand that are in the data area: first byte, first byte behind, path; each place once,
+/// ascending. Places in the packed inode come first.
+fn places(image: &Path) -> (Vec<(u64, u64, String)>, Vec<(u64, u64, String)>) {
     let bytes = std::fs::read(image).unwrap();
     let fs = FileSystem::open(&bytes[..]).unwrap();
-    let mut places: Vec<(u64, u64, String)> = Vec::new();
+    let metadata = u64::from(fs.superblock().meta_block) * BLOCK_SIZE;
+    let (mut packed, mut places): (Vec<(u64, u64, String)>, Vec<(u64, u64, String)>) =
+        (Vec::new(), Vec::new());
     for entry in fs.walk() {
         let entry = entry.unwrap();
+        let path = mkimg_format::erofs::escape(&entry.path);
+        if let Layout::Fragment { offset, .. } = entry.inode.layout {
+            packed.push((offset, offset + entry.inode.size, path));
+            continue;
+        }
         let extents = fs.extents(&entry.inode).map(Result::unwrap);
         let stored: Vec<(u64, u64)> = extents
             .filter_map(|extent| Some((extent.physical?, extent.physical? + extent.stored())))
             .collect();
         let place = stored.first().zip(stored.last());
         if let (Some((first, last)), mkimg_format::erofs::FileType::File) = (place, entry.inode.file_type)
-            && places.iter().all(|(start, ..)| *start != first.0)
+            && first.0 < metadata
         {
-            places.push((first.0, last.1, mkimg_format::erofs::escape(&entry.path)));
+            places.push((first.0, last.1, path));
         }
     }
-    places.sort();
-    places
+    for places in [&mut packed, &mut places] {
+        places.sort_by_key(|(start, ..)| *start);
+        places.dedup_by_key(|(start, ..)| *start);
+    }
+    (packed, places)
 }
 
 /// The statement, and the first byte of the hot contents and the first behind them.
@@ -186,7 +197,7 @@ fn what_a_trace_names_stands_first() {
         PLAIN.build(&source, &target).unwrap();
         let listing = read_image(&target);
         Setting { compression, min_kernel, ..PLAIN }.build(&source, &target).unwrap();
-        let before: Vec<String> = places(&target).into_iter().map(|(.., path)| path).collect();
+        let (packed_before, before) = places(&target);
         for (trace, first, warning) in TRACES {
             let what = format!("{compression} {min_kernel:?}: {trace:?}");
             let setting = Setting { compression, min_kernel, trace: Some(trace), threads: 2 };
@@ -197,25 +208,32 @@ fn what_a_trace_names_stands_first() {
             assert_clean(&target);
             layers::listing::assert_same(&listing, &read_image(&target));
             // First what was asked for, then the rest in the order that it has without a trace.
-            let places = places(&target);
-            let order: Vec<&str> = places.iter().map(|(.., path)| &**path).collect();
-            let rest = before.iter().map(|path| &**path).filter(|path| !first.contains(path));
-            let expected: Vec<&str> = first.iter().copied().chain(rest).collect();
-            assert_eq!(order, expected, "{what}");
-            // With no block between them that belongs to nobody.
-            let block = if min_kernel == (6, 15) { 1 } else { BLOCK_SIZE };
-            assert_eq!(places[0].0, BLOCK_SIZE, "{what}");
-            for pair in places[..first.len()].windows(2) {
-                let gap = pair[1].0 - pair[0].1;
-                // A content that is not compressed begins with a block, also among packed ones.
-                assert!(gap < block.max(BLOCK_SIZE), "{what}: {pair:?}");
+            let (packed, places) = places(&target);
+            for (places, before) in [(&packed, &packed_before), (&places, &before)] {
+                let order: Vec<&str> = places.iter().map(|(.., path)| &**path).collect();
+                let known: Vec<&str> = before.iter().map(|(.., path)| &**path).collect();
+                let hot = first.iter().copied().filter(|path| known.contains(path));
+                let rest = known.iter().copied().filter(|path| !first.contains(path));
+                assert_eq!(order, hot.chain(rest).collect::<Vec<_>>(), "{what}");
+            }
+            // With nothing between them that belongs to nobody, but what is packed.
+            let hot_places: Vec<_> = places.iter().filter(|(.., path)| first.contains(&&**path)).collect();
+            let mut next = BLOCK_SIZE;
+            for (start, end, path) in hot_places.iter().copied().filter(|_| packed.is_empty()) {
+                assert_eq!(*start, next.next_multiple_of(BLOCK_SIZE), "{what}: {path}");
+                next = *end;
             }
             let (statement, range) = hot(&target);
             assert_eq!(statement.hot, Some(first.len() as u64), "{what}");
             let digest = format!("sha256:{}", hex(&Sha256::digest(trace)));
             assert_eq!(statement.options["optimize_for"], digest, "{what}");
-            let last = first.len().checked_sub(1).map(|last| places[last].1);
-            assert_eq!(range, last.map(|end| (BLOCK_SIZE, end)), "{what}");
+            // All of it stands before what is not wanted, unless that is packed with it.
+            let end = range.map_or(BLOCK_SIZE, |(start, end)| {
+                assert_eq!(start, BLOCK_SIZE, "{what}");
+                end
+            });
+            let others = places.iter().filter(|(.., path)| !first.contains(&&**path));
+            assert!(others.clone().all(|(start, ..)| *start >= end), "{what}: {end}: {places:?}");
         }
     }
 }
@@ -234,8 +252,50 @@ fn a_directory_as_source() {
         let setting = Setting { compression, min_kernel, trace: Some("/d/e\n/b\n/d\n/a\n"), threads: 2 };
         setting.build(&source, &target).unwrap();
         assert_clean(&target);
-        let order: Vec<String> = places(&target).into_iter().map(|(.., path)| path).collect();
-        assert_eq!(order, ["/d/e", "/b", "/d/c", "/a"], "{compression} {min_kernel:?}");
+        let (packed, places) = places(&target);
+        let order: Vec<String> = packed.into_iter().chain(places).map(|(.., path)| path).collect();
+        let inline = if (compression, min_kernel) == ("lz4", (5, 15)) { vec!["/d/c"] } else { Vec::new() };
+        let mut expected = vec!["/d/e", "/b", "/d/c", "/a"];
+        expected.retain(|path| !inline.contains(path));
+        assert_eq!(order, expected, "{compression} {min_kernel:?}");
+    }
+}
+
+/// Small files share pieces, and a piece is written when it is full: what is wanted first does not wait for that.
+#[test]
+fn small_files_that_come_first_stand_first() {
+    let scratch = scratch();
+    let large: Layer = (0..4).map(|seed| file(&format!("large/{seed}"), content(seed, 1_000_000))).collect();
+    let small: Layer =
+        (0..60).map(|seed| file(&format!("small/{seed:02}"), content(100 + seed, 9000))).collect();
+    let source = layout(scratch.path(), &[large, small]);
+    let target = scratch.path().join("image");
+    let trace = Some("/small/40\n/large/2\n/small/07\n/small/51\n");
+    for (compression, min_kernel) in ALL {
+        let what = format!("{compression} {min_kernel:?}");
+        let before = Setting { compression, min_kernel, ..PLAIN };
+        before.build(&source, &target).unwrap();
+        let plain = read_image(&target);
+        let setting = Setting { trace, ..before };
+        setting.build(&source, &target).unwrap();
+        assert_clean(&target);
+        layers::listing::assert_same(&plain, &read_image(&target));
+        let bytes = std::fs::read(&target).unwrap();
+        Setting { threads: 8, ..setting }.build(&source, &target).unwrap();
+        assert!(std::fs::read(&target).unwrap() == bytes, "{what}");
+        let (packed, places) = places(&target);
+        let (statement, range) = hot(&target);
+        assert_eq!(statement.hot, Some(4), "{what}");
+        let order: Vec<&str> = packed.iter().chain(&places).take(3).map(|(.., path)| &**path).collect();
+        if !packed.is_empty() {
+            // Then, to fill the piece, the first ones of the rest.
+            assert_eq!(order, ["/small/40", "/small/07", "/small/51"], "{what}");
+            assert_eq!(packed[3].2, "/small/00", "{what}");
+        }
+        let (start, end) = range.unwrap();
+        assert_eq!(start, BLOCK_SIZE, "{what}");
+        let others = places.iter().filter(|(.., path)| path.starts_with("/large/") && path != "/large/2");
+        assert!(others.clone().all(|(start, ..)| *start >= end), "{what}: {end}: {places:?}");
     }
 }
 
@@ -290,7 +350,8 @@ fn sparse_files_stay_sparse() {
             .unwrap();
         assert_clean(&target);
         layers::listing::assert_same(&listing, &read_image(&target));
-        let order: Vec<String> = places(&target).into_iter().map(|(.., path)| path).collect();
+        let (packed, places) = places(&target);
+        let order: Vec<String> = places.into_iter().chain(packed).map(|(.., path)| path).collect();
         assert_eq!(order, ["/t", "/s", "/a"], "{compression}");
         assert!(std::fs::metadata(&target).unwrap().len() <= size, "{compression}");
     }
