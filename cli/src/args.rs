@@ -93,9 +93,13 @@ pub(crate) struct BuildArgs {
     /// Which image of a multi-platform index: OS/ARCH[/VARIANT] [default: this machine's].
     #[arg(long)]
     pub platform: Option<mkimg_oci::Platform>,
-    /// How file data is compressed: none, lz4, lz4hc, zstd or deflate; the last three with a level, as in zstd:19.
-    #[arg(long, value_name = "ALGORITHM[:LEVEL]", default_value_t = Compression::None)]
-    pub compress: Compression,
+    /// How file data is compressed: none, lz4, lz4hc, zstd or deflate; the last three with a level, as in zstd:19
+    /// [default: lz4, but none with `--dedup blocks` or for kernels before 5.13].
+    ///
+    /// lz4 reads fast and mounts everywhere; zstd is a third smaller; without compression a block of the image is a
+    /// block of a file.
+    #[arg(long, value_name = "ALGORITHM[:LEVEL]")]
+    pub compress: Option<Compression>,
     /// What is stored once: files that are equal as a whole, or also equal blocks of 4096 bytes, wherever they are in
     /// files: files or blocks.
     ///

@@ -8,6 +8,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use mkimg_format::erofs::Algorithm;
 use zstd_safe::{CCtx, CParameter};
 
+use crate::dedup::Dedup;
+
 /// How file data is compressed: algorithm and level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
@@ -25,6 +27,14 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// What images are compressed with when nobody says anything: LZ4, which costs little to read, unless something else
+    /// that was asked for does not go together with it.
+    #[must_use]
+    pub fn usual(dedup: Dedup, min_kernel: Option<(u32, u32)>) -> Self {
+        let readable = min_kernel.is_none_or(|kernel| kernel >= Algorithm::Lz4.min_kernel());
+        if readable && dedup == Dedup::Files { Self::Lz4 } else { Self::None }
+    }
+
     /// The algorithm as images name it.
     #[must_use]
     pub const fn algorithm(self) -> Option<Algorithm> {
@@ -193,6 +203,19 @@ fn hopeless(plain: &[u8], room: &mut [u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_usual() {
+        for (dedup, min_kernel, expected) in [
+            (Dedup::Files, None, Compression::Lz4),
+            (Dedup::Files, Some((5, 13)), Compression::Lz4),
+            (Dedup::Files, Some((5, 12)), Compression::None),
+            (Dedup::Files, Some((6, 15)), Compression::Lz4),
+            (Dedup::Blocks, None, Compression::None),
+        ] {
+            assert_eq!(Compression::usual(dedup, min_kernel), expected, "{dedup} {min_kernel:?}");
+        }
+    }
 
     #[test]
     fn options() {

@@ -101,14 +101,15 @@ impl Setting<'_> {
     }
 }
 
-/// Where the contents of files stand that are in the data area: first byte, first byte behind, path; each place once,
-/// ascending. Places in the packed inode come first.
-fn places(image: &Path) -> (Vec<(u64, u64, String)>, Vec<(u64, u64, String)>) {
+/// First byte, first byte behind, path.
+type Place = (u64, u64, String);
+
+/// Where the contents of files stand that are in the data area; each place once, ascending. Places in the packed inode come first.
+fn places(image: &Path) -> (Vec<Place>, Vec<Place>) {
     let bytes = std::fs::read(image).unwrap();
     let fs = FileSystem::open(&bytes[..]).unwrap();
     let metadata = u64::from(fs.superblock().meta_block) * BLOCK_SIZE;
-    let (mut packed, mut places): (Vec<(u64, u64, String)>, Vec<(u64, u64, String)>) =
-        (Vec::new(), Vec::new());
+    let (mut packed, mut places): (Vec<Place>, Vec<Place>) = (Vec::new(), Vec::new());
     for entry in fs.walk() {
         let entry = entry.unwrap();
         let path = mkimg_format::erofs::escape(&entry.path);
@@ -265,9 +266,9 @@ fn a_directory_as_source() {
 #[test]
 fn small_files_that_come_first_stand_first() {
     let scratch = scratch();
-    let large: Layer = (0..4).map(|seed| file(&format!("large/{seed}"), content(seed, 1_000_000))).collect();
+    let large: Layer = (0..4).map(|seed| file(format!("large/{seed}"), content(seed, 1_000_000))).collect();
     let small: Layer =
-        (0..60).map(|seed| file(&format!("small/{seed:02}"), content(100 + seed, 9000))).collect();
+        (0..60).map(|seed| file(format!("small/{seed:02}"), content(100 + seed, 9000))).collect();
     let source = layout(scratch.path(), &[large, small]);
     let target = scratch.path().join("image");
     let trace = Some("/small/40\n/large/2\n/small/07\n/small/51\n");

@@ -33,7 +33,7 @@ impl Stage {
         let dir = scratch();
         let source = make(dir.path());
         let (image, point) = (dir.path().join("image.mkimg"), dir.path().join("mnt"));
-        let _ = mkimg(args!["build", source, "-o", image]).ok();
+        let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).ok();
         std::fs::create_dir(&point).unwrap();
         Self { dir, image, point, _one_at_a_time: lock }
     }

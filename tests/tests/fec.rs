@@ -19,7 +19,19 @@ fn build_blocks(dir: &Path, blocks: usize, roots: &str, threads: &str) -> Value 
 
 fn build(dir: &Path, source: &str, roots: &str, threads: &str) -> Value {
     let image = dir.join("image");
-    let _ = mkimg(args!["build", source, "--fec", roots, "--threads", threads, "-o", image]).ok();
+    let _ = mkimg(args![
+        "build",
+        "--compress",
+        "none",
+        source,
+        "--fec",
+        roots,
+        "--threads",
+        threads,
+        "-o",
+        image
+    ])
+    .ok();
     mkimg(args!["inspect", "--json", image]).ok().json()
 }
 

@@ -25,7 +25,7 @@ impl Scene {
         images::one_of_everything(&dir.path().join("oci"));
         let (image, point) = (dir.path().join("image.mkimg"), dir.path().join("mnt"));
         let source = format!("oci:{}", dir.path().join("oci").display());
-        let _ = mkimg(args!["build", source, "-o", image]).ok();
+        let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).ok();
         std::fs::create_dir(&point).unwrap();
         Self { dir, image, point, loops: loop_devices(), _one_at_a_time: lock }
     }

@@ -217,7 +217,7 @@ fn the_example_is_what_is_built() {
     }
     let image = dir.path().join("demo.mkimg");
     let source = format!("tar:{}", tar.display());
-    let _ = mkimg(args!["build", source, "--name", "demo", "-o", image]).ok();
+    let _ = mkimg(args!["build", source, "--compress", "none", "--name", "demo", "-o", image]).ok();
     let bytes = std::fs::read(&image).unwrap();
     let shown = fenced(&page, "hexdump");
     let built: Vec<String> = shown

@@ -20,7 +20,17 @@ const VICTIM: &str = "etc/block";
 fn fill_disk(disk: &Path, scratch: &Path) {
     let (source, image) = (scratch.join("oci"), disk.join("image.mkimg"));
     images::one_of_everything(&source);
-    let built = mkimg(args!["build", "--json", format!("oci:{}", source.display()), "-o", image]).ok().json();
+    let built = mkimg(args![
+        "build",
+        "--compress",
+        "none",
+        "--json",
+        format!("oci:{}", source.display()),
+        "-o",
+        image
+    ])
+    .ok()
+    .json();
     let (mut stats, mut sums) = (Vec::new(), String::new());
     for line in mkimg(args!["ls", "--json", image]).ok().json_lines() {
         let text = |key: &str| line[key].as_str().unwrap().to_owned();
@@ -60,7 +70,10 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     // The same with parity; file data stands where it stood.
     let with_parity = disk.join("fec.mkimg");
     let source = format!("oci:{}", source.display());
-    let parity = mkimg(args!["build", "--json", source, "--fec", "2", "-o", with_parity]).ok().json();
+    let parity =
+        mkimg(args!["build", "--compress", "none", "--json", source, "--fec", "2", "-o", with_parity])
+            .ok()
+            .json();
     assert!(std::fs::read(&with_parity).unwrap()[start..].starts_with(&content));
     sign(disk, &image, scratch);
     let facts = [

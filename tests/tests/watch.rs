@@ -28,7 +28,7 @@ impl Scene {
         images::one_of_everything(&dir.path().join("oci"));
         let (image, tree) = (dir.path().join("image.mkimg"), dir.path().join("tree"));
         let source = format!("oci:{}", dir.path().join("oci").display());
-        let _ = mkimg(args!["build", source, "-o", image]).ok();
+        let _ = mkimg(args!["build", source, "--compress", "none", "-o", image]).ok();
         Self { dir, image, tree }
     }
 

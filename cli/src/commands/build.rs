@@ -10,7 +10,7 @@ use clap::Args as _;
 use clap::error::ErrorKind;
 use mkimg_format::hex;
 use mkimg_format::trace::{TRACE_MAX, Trace};
-use mkimg_mkfs::{Built, Error, Memory, Options};
+use mkimg_mkfs::{Built, Compression, Error, Memory, Options};
 use mkimg_oci::SourceSpec;
 use serde::Serialize;
 
@@ -39,17 +39,18 @@ struct Outcome<'a> {
 
 pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     let source = SourceSpec::parse(&args.source)?;
+    let compression = args.compress.unwrap_or_else(|| Compression::usual(args.dedup, args.min_kernel));
     let options = Options {
         platform: args.platform.clone(),
         name: args.name.clone(),
         epoch: args.epoch,
-        compression: args.compress,
+        compression,
         dedup: args.dedup,
-        min_kernel: args.min_kernel.unwrap_or_else(|| args.compress.min_kernel()),
+        min_kernel: args.min_kernel.unwrap_or_else(|| compression.min_kernel()),
         optimize_for: args.optimize_for.as_deref().map(read_trace).transpose()?,
         fec_roots: args.fec.unwrap_or(0),
         threads: super::threads(args.threads),
-        memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
+        memory: args.memory.unwrap_or_else(|| Memory::suits(compression)),
     };
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);
