@@ -146,13 +146,22 @@ fn root_two_images_differ_as_an_image_and_a_tree() {
     let dir = scratch();
     images::one_of_everything(&dir.path().join("oci"));
     let first = dir.path().join("first.mkimg");
-    let _ = mkimg(args!["build", format!("oci:{}", dir.path().join("oci").display()), "-o", first]).ok();
+    let _ = mkimg(args![
+        "build",
+        "--compress",
+        "none",
+        format!("oci:{}", dir.path().join("oci").display()),
+        "-o",
+        first
+    ])
+    .ok();
     for (index, (what, change, wanted)) in CHANGES.iter().enumerate() {
         let tree = dir.path().join(format!("tree{index}"));
         let second = dir.path().join(format!("second{index}.mkimg"));
         let _ = mkimg(args!["extract", first, tree]).ok();
         change(&tree);
-        let _ = mkimg(args!["build", format!("dir:{}", tree.display()), "-o", second]).ok();
+        let _ =
+            mkimg(args!["build", "--compress", "none", format!("dir:{}", tree.display()), "-o", second]).ok();
         let code = i32::from(!wanted.is_empty());
         let by_tree = bare(mkimg(args!["verify", "--json", first, tree]).output().code(code).json_lines());
         let by_image = bare(mkimg(args!["diff", "--json", first, second]).output().code(code).json_lines());

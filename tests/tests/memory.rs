@@ -23,7 +23,7 @@ fn peak_of_build(source: &str, image: &Path, options: &[&str]) -> u64 {
                    print(usage.ru_maxrss)\n\
                    sys.exit(os.waitstatus_to_exitcode(status))";
     let done = command::tool("python3", args!["-c", program, mkimg_path()])
-        .args(args!["build", source, "--compress", "none", "-o", image])
+        .args(args!["build", source, "-o", image])
         .args(options)
         .within(Duration::from_secs(600))
         .ok();
