@@ -124,6 +124,12 @@ pub(crate) struct BuildArgs {
     /// A build takes some 20 MiB and 300 bytes an entry besides, and 8 MiB for each GiB of a compressed image.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Memory>,
+    /// Inflate layers that memory has no room for a second time, in place of keeping them until they are copied in files
+    /// without names beside the image.
+    ///
+    /// They are kept only while half of the free memory and half of the free disk have room for them. The image is the same.
+    #[arg(long)]
+    pub no_scratch: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -41,6 +41,7 @@ mod path;
 mod plan;
 mod progress;
 mod scan;
+mod scratch;
 mod sections;
 mod source;
 mod spool;

@@ -46,6 +46,7 @@ fn image_of(source: &Path) -> Vec<u8> {
         optimize_for: None,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
+        scratch: true,
     };
     build(&SourceSpec::Dir { path: source.to_owned() }, &path, &options, &Silent).unwrap();
     std::fs::read(path).unwrap()

@@ -48,6 +48,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         optimize_for: args.optimize_for.as_deref().map(read_trace).transpose()?,
         threads: super::threads(args.threads),
         memory: args.memory.unwrap_or_else(|| Memory::suits(args.compress)),
+        scratch: !args.no_scratch,
     };
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);

@@ -26,6 +26,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         optimize_for: None,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
+        scratch: true,
     };
     build(source, image, &options, &Silent).unwrap();
 }

@@ -314,6 +314,7 @@ pub fn options(threads: usize) -> Options {
         optimize_for: None,
         threads,
         memory: Memory::suits(compression),
+        scratch: true,
     }
 }
 
