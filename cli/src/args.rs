@@ -140,6 +140,12 @@ pub(crate) struct BuildArgs {
     /// A build takes some 20 MiB and 300 bytes an entry besides, and 8 MiB for each GiB of a compressed image.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Memory>,
+    /// Inflate layers that memory has no room for twice, instead of keeping them in files without names beside the image.
+    ///
+    /// They are kept there until they are copied, if half of the free memory and half of the free disk have room for them.
+    /// The image is the same either way.
+    #[arg(long)]
+    pub no_scratch: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

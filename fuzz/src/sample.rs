@@ -125,9 +125,21 @@ pub fn image_from(
     let folder = Folder::new();
     let target = folder.path().join("image");
     let (platform, name, optimize_for) = (None, None, None);
-    let (dedup, memory) = (Dedup::Files, Memory::MIN);
-    let options =
-        Options { platform, name, epoch: 0, compression, dedup, min_kernel, optimize_for, fec_roots: 0, threads, memory };
+    let (dedup, memory, scratch) = (Dedup::Files, Memory::MIN, true);
+    let epoch = 0;
+    let options = Options {
+        platform,
+        name,
+        epoch,
+        compression,
+        dedup,
+        min_kernel,
+        optimize_for,
+        fec_roots: 0,
+        threads,
+        memory,
+        scratch,
+    };
     let built = build(source, &target, &options, &Silent);
     assert_eq!(built.is_ok(), target.exists(), "an image is there when and only when it is complete");
     assert_eq!(files_in(folder.path()), usize::from(built.is_ok()), "a build leaves nothing behind");

@@ -1,5 +1,6 @@
 //! The whole way from a source to an image file.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::output::Output;
 use crate::plan::Documents;
 use crate::progress::{Progress, Stage};
 use crate::scan::{Scanned, scan_layers};
+use crate::scratch::Scratches;
 use crate::source::{Opened, kind_of};
 use crate::trace::files_of;
 
@@ -50,6 +52,9 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// What may be taken for data on its way. Never changes the result.
     pub memory: Memory,
+    /// Whether layers that memory has no room for may wait in files without names beside the image, if the system has room for
+    /// them. Never changes the result.
+    pub scratch: bool,
 }
 
 /// A finished image.
@@ -123,7 +128,7 @@ pub fn build(
     }
     let mut warnings = Vec::new();
     let (flat, layers, kept) = match &opened {
-        Opened::Image(image) => flatten_layers(image, options, progress, &mut warnings)?,
+        Opened::Image(image) => flatten_layers(image, &output, options, progress, &mut warnings)?,
         Opened::Dir(dir) => {
             progress.begin(Stage::Scan, 0);
             let mut flattener = Flattener::new();
@@ -192,7 +197,7 @@ pub fn build(
         output: &output,
         threads: options.threads,
         memory: options.memory,
-        kept: &kept,
+        kept: RefCell::new(kept),
         progress,
     };
     let (root_hash, plan) = emitter.emit()?;
@@ -241,6 +246,7 @@ fn stated(options: &Options) -> BTreeMap<String, String> {
 /// Checks and flattens the layers of an image; the tree, what the statement says of each layer, and what stays of it.
 fn flatten_layers(
     image: &Image,
+    output: &Output,
     options: &Options,
     progress: &dyn Progress,
     warnings: &mut Vec<String>,
@@ -250,7 +256,8 @@ fn flatten_layers(
     let mut statements: Vec<LayerStatement> = Vec::with_capacity(image.layers.len());
     let mut tars = Vec::with_capacity(image.layers.len());
     let Options { threads, memory, .. } = *options;
-    scan_layers(&image.layers, threads, memory, progress, |index, scanned| {
+    let scratches = if options.scratch { Scratches::beside(output) } else { Scratches::none(output) };
+    scan_layers(&image.layers, threads, memory, &scratches, progress, |index, scanned| {
         let Scanned { summary, mut scan, kept } = scanned;
         tars.push(kept);
         warnings.append(&mut scan.warnings);

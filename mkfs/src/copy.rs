@@ -2,8 +2,9 @@
 //!
 //! One thread copies everything in layout order and hashes it again on the way: only what the first pass has checked gets
 //! into an image. Layers are inflated ahead of it by a crew, as many side by side and as far as memory allows, and only
-//! as far as anything of them is wanted. Layers that are still in memory need neither.
+//! as far as anything of them is wanted. Layers that were kept are not inflated again.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
@@ -36,8 +37,10 @@ pub(crate) struct Copier<'a> {
     pub output: &'a Output,
     pub threads: NonZeroUsize,
     pub memory: Memory,
-    /// Tars that are in memory, by index of the layer.
-    pub kept: &'a [Option<Kept>],
+    /// Tars that were kept, by index of the layer.
+    pub kept: &'a RefCell<Vec<Option<Kept>>>,
+    /// Nothing is copied later, so what was kept goes when it has been copied.
+    pub last: bool,
     pub progress: &'a dyn Progress,
 }
 
@@ -100,16 +103,23 @@ impl Copier<'_> {
             found: index as u64,
             limit: source.layers.len() as u64,
         })?;
-        if let Some(Some(kept)) = self.kept.get(index) {
-            return Ok(layer.recall(kept));
-        }
         let mut wanted = Wanted::default();
         for (_, data) in self.files(group) {
             if let Place::Tar(offset) = data.place {
                 wanted.add(offset..offset.saturating_add(data.stored()));
             }
         }
-        Ok(layer.reopen_with(crew, wanted)?)
+        let mut kept = self.kept.borrow_mut();
+        let Some(place) = kept.get_mut(index) else { return Ok(layer.reopen_with(crew, wanted)?) };
+        let data = match &*place {
+            Some(kept) => layer.recall(kept, crew, wanted)?,
+            None => layer.reopen_with(crew, wanted)?,
+        };
+        if self.last {
+            // What is open lasts until it has been read: a file that goes then need not be brought to the disk.
+            *place = None;
+        }
+        Ok(data)
     }
 
     /// Contents of a group with their files.

@@ -46,8 +46,8 @@ pub(crate) struct Emitter<'a, 'c> {
     pub output: &'a Output,
     pub threads: NonZeroUsize,
     pub memory: Memory,
-    /// Layers that are still in memory.
-    pub kept: &'a [Option<Kept>],
+    /// Layers that are still inflated, until they are copied.
+    pub kept: RefCell<Vec<Option<Kept>>>,
     pub progress: &'a dyn Progress,
 }
 
@@ -101,7 +101,7 @@ impl<'c> Emitter<'_, 'c> {
     }
 
     /// Writes the image; returns the root hash and what was placed where.
-    pub(crate) fn emit(&self) -> Result<(Sha256, Plan<'c>)> {
+    pub(crate) fn emit(self) -> Result<(Sha256, Plan<'c>)> {
         let (root_hash, plan) = match self.compression {
             Compression::None if self.dedup == Dedup::Files => self.emit_plain()?,
             _ => self.emit_placed()?,
@@ -121,7 +121,7 @@ impl<'c> Emitter<'_, 'c> {
         let failed = |source| self.failed(source);
         let plan = self.plan(self.contents.plain()?)?;
         let header = &plan.header;
-        self.output.reserve(header.image_size())?;
+        self.with_room(|| self.output.reserve(header.image_size()))?;
         self.progress.begin(Stage::Copy, header.image_size());
         let block0 = self.first_block(&plan).map_err(failed)?;
         let fsverity = RefCell::new(FsVerity::new(&self.contents.list));
@@ -154,6 +154,7 @@ impl<'c> Emitter<'_, 'c> {
     /// Writes the contents, plans the rest behind them, and writes that, block 0 last.
     fn emit_placed(&self) -> Result<(Sha256, Plan<'c>)> {
         let failed = |source| self.failed(source);
+        self.spare_room();
         self.progress.begin(Stage::Copy, self.contents.list.iter().map(|content| content.size).sum());
         std::thread::scope(|scope| {
             let thread = |source| Error::Thread { source };
@@ -250,15 +251,42 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Copies all contents in layout order.
     fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
-        let Self { opened, flat, output, threads, memory, kept, progress, .. } = *self;
-        let copier = Copier { opened, flat, output, threads, memory, kept, progress };
+        let Self { opened, flat, output, threads, memory, ref kept, progress, .. } = *self;
+        let copier = |last| Copier { opened, flat, output, threads, memory, kept, last, progress };
         let (hot, rest) = self.contents.list.split_at(self.contents.led);
         match opened {
-            Opened::Image(_) => self.copy_by_spool(&copier, hot, image)?,
+            Opened::Image(_) => self.copy_by_spool(&copier(false), hot, image)?,
             // Files of a directory can be read in any order.
-            Opened::Dir(_) => copier.copy(hot.iter(), image)?,
+            Opened::Dir(_) => copier(false).copy(hot.iter(), image)?,
         }
-        copier.copy(rest.iter(), image)
+        copier(true).copy(rest.iter(), image)?;
+        // Nothing was wanted of these.
+        self.kept.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Takes room on the disk; layers that wait there give theirs if it is short.
+    fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
+        take().or_else(|error| if self.forget_files() { take() } else { Err(error) })
+    }
+
+    /// As [`with_room`](Self::with_room) when nobody knows how much the contents will take: more than they have is unlikely.
+    fn spare_room(&self) {
+        let blocks = |contents: &[Content]| contents.iter().map(Content::blocks).sum::<u64>();
+        let (all, spooled) = (blocks(&self.contents.list), blocks(&self.contents.list[..self.contents.hot]));
+        let most = (all + all / 16 + spooled) * mkimg_format::BLOCK_SIZE;
+        if self.output.free().is_none_or(|free| free < most) {
+            self.forget_files();
+        }
+    }
+
+    /// Drops layers that wait on the disk: they will be inflated again. Whether there are any.
+    fn forget_files(&self) -> bool {
+        let mut found = false;
+        for place in self.kept.borrow_mut().iter_mut() {
+            found |= place.take_if(|kept| kept.is_file()).is_some();
+        }
+        found
     }
 
     /// Copies contents that layers have in another order: a pass of its own collects them.
@@ -269,7 +297,7 @@ impl<'c> Emitter<'_, 'c> {
         let mut by_source: Vec<usize> = (0..hot.len()).collect();
         by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
         let size = hot.iter().map(Content::blocks).sum::<u64>() * mkimg_format::BLOCK_SIZE;
-        let mut spool = Spool::new(self.output.scratch(size)?);
+        let mut spool = Spool::new(self.with_room(|| self.output.scratch(size))?);
         copier.copy(by_source.iter().map(|index| &hot[*index]), &mut spool)?;
         let failed = |source| self.failed(source);
         spool.flush().map_err(failed)?;

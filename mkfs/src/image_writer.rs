@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use mkimg_format::header::Header;
@@ -66,9 +67,15 @@ impl<'f> ImageWriter<'f> {
         pending_max: usize,
         leaves: impl FnMut(&Sha256) + 'f,
     ) -> io::Result<Self> {
+        // File systems let one write to a file at a time; who waits in the kernel for that may keep its processor busy.
+        let turn = Arc::new(Mutex::new(()));
+        let worker = || {
+            let turn = Arc::clone(&turn);
+            Ok(move |work: &mut Work| work.run(file, &turn))
+        };
         Ok(Self {
             file,
-            works: Ordered::start(scope, threads, pending_max, || Ok(|work: &mut Work| work.run(file)))?,
+            works: Ordered::start(scope, threads, pending_max, worker)?,
             spare: Vec::new(),
             buffer: Vec::with_capacity(BUFFER),
             hashed: false,
@@ -207,11 +214,12 @@ impl Write for ImageWriter<'_> {
 }
 
 impl Work {
-    fn run(&mut self, file: &File) {
+    fn run(&mut self, file: &File, turn: &Mutex<()>) {
         if !self.hashed {
             self.hashes = vec![[0; 32]; self.bytes.len() / BLOCK_LEN];
             hash_blocks(&self.bytes, &mut self.hashes);
         }
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.outcome = file.write_all_at(&self.bytes, self.offset);
     }
 }

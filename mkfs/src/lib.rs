@@ -17,7 +17,8 @@
 //! The source is read twice. The first pass checks every digest, keeps entries and hashes of content, and drops the
 //! data; then the tree is flattened and everything is given its place; the second pass copies the content that
 //! survived, once, in layout order, and hashes each block while it is in the cache. Nothing is ever unpacked to a
-//! file system, and nothing is written before every digest has been checked.
+//! file system, and nothing gets into the image before every digest has been checked. Layers may wait for the second pass
+//! inflated, in memory or in `scratch` files that nobody can open.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -44,6 +45,7 @@ mod path;
 mod plan;
 mod progress;
 mod scan;
+mod scratch;
 mod sections;
 mod source;
 mod spool;

@@ -15,6 +15,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
+/// `f_type` of tmpfs, from Linux `magic.h`.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
 /// A file under construction.
 pub struct Output {
     file: File,
@@ -70,6 +73,22 @@ impl Output {
         make_room(&file, size)
             .map_err(|source| self.error("cannot reserve space for a temporary file", source))?;
         Ok(file)
+    }
+
+    /// A file that never has a name, in the same directory, if that is on a disk: in a file system in memory it would
+    /// take the memory that it is to save.
+    pub(crate) fn nameless(&self) -> Option<File> {
+        if rustix::fs::fstatfs(&self.file).ok()?.f_type == TMPFS_MAGIC {
+            return None;
+        }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        Some(rustix::fs::open(&self.directory, flags, Mode::RUSR | Mode::WUSR).ok()?.into())
+    }
+
+    /// Bytes that are free on the disk of the file, for everybody.
+    pub(crate) fn free(&self) -> Option<u64> {
+        let disk = rustix::fs::fstatvfs(&self.file).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// The new file and the one that will be replaced, by device and inode number.

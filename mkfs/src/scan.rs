@@ -13,6 +13,7 @@ use crate::entry::{Attributes, Entry, FileData, Node, Place, Scan, Sparse, Xattr
 use crate::error::{Error, Problem, Result, origin};
 use crate::memory::Memory;
 use crate::progress::Progress;
+use crate::scratch::Scratches;
 use crate::tar;
 
 /// Zeros that sparse files of one image may expand to. They cost no space, but every one is hashed.
@@ -44,7 +45,7 @@ const BUFFER: usize = 256 << 10;
 pub(crate) struct Scanned {
     pub summary: LayerSummary,
     pub scan: Scan,
-    /// Its tar, if there was room for it.
+    /// Its tar, if there was room for it somewhere.
     pub kept: Option<Kept>,
 }
 
@@ -56,12 +57,13 @@ pub(crate) fn scan_layers(
     layers: &[Layer],
     threads: NonZeroUsize,
     memory: Memory,
+    scratches: &Scratches<'_>,
     progress: &dyn Progress,
     mut take: impl FnMut(usize, Scanned) -> Result<()>,
 ) -> Result<()> {
     let next = AtomicUsize::new(0);
     let lanes = memory.checking(threads, layers.len());
-    let shared = Shared { room: Room::new(memory.kept(threads)), ..Shared::default() };
+    let shared = Shared::new(Room::new(memory.kept(threads)), scratches);
     let crew = Crew::new(lanes.ahead);
     let (send, results) = mpsc::sync_channel(1);
     std::thread::scope(|scope| {
@@ -124,8 +126,7 @@ impl Drop for Dismissal<'_> {
 }
 
 /// What the scans of all layers have in common.
-#[derive(Default)]
-struct Shared {
+struct Shared<'a> {
     /// The result is not wanted any more.
     stop: AtomicBool,
     /// Bytes of holes of all sparse files.
@@ -134,9 +135,16 @@ struct Shared {
     segments: AtomicU64,
     /// For layers that stay in memory.
     room: Room,
+    /// For others.
+    scratches: &'a Scratches<'a>,
 }
 
-impl Shared {
+impl<'a> Shared<'a> {
+    fn new(room: Room, scratches: &'a Scratches<'a>) -> Self {
+        let (stop, holes, segments) = Default::default();
+        Self { stop, holes, segments, room, scratches }
+    }
+
     fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -158,9 +166,11 @@ impl Shared {
 }
 
 /// Scans one layer.
-fn scan_layer(layer: &Layer, crew: &Crew, shared: &Shared, progress: &dyn Progress) -> Result<Scanned> {
+fn scan_layer(layer: &Layer, crew: &Crew, shared: &Shared<'_>, progress: &dyn Progress) -> Result<Scanned> {
     let mut reader = layer.open_with(crew)?;
-    reader.keep(&shared.room);
+    if !reader.keep(&shared.room) {
+        shared.scratches.keep(&mut reader);
+    }
     let watched = Watched { reader, progress, seen: 0 };
     let mut reader = tar::Reader::new(watched, tar::Limits::default());
     let scanned = scan_tar(layer.number, &mut reader, shared);
@@ -195,7 +205,7 @@ impl Read for Watched<'_> {
 }
 
 /// Reads a tar to its end marker.
-fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, shared: &Shared) -> Result<Scan> {
+fn scan_tar<R: Read>(number: usize, reader: &mut tar::Reader<R>, shared: &Shared<'_>) -> Result<Scan> {
     let fault = |source| Error::Tar { layer: number, source: Box::new(source) };
     let mut scanner = Scanner::new(number);
     let mut buffer = vec![0; BUFFER];

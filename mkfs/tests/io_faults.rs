@@ -13,7 +13,7 @@ use layers::{
     Blob, Layer, build, build_into, file, gzip, layout_files, names_in, oci_dir, one_line, options, scratch,
     tar_of, write_layers, write_layout,
 };
-use mkimg_mkfs::{Compression, Error, Memory, Options, Progress, Stage};
+use mkimg_mkfs::{Compression, Error, Memory, Options, Progress, Stage, Trace};
 use mkimg_oci::SourceSpec;
 
 /// Does something to the source when a stage begins.
@@ -146,12 +146,12 @@ fn blobs_that_change_between_the_passes() {
 }
 
 /// Builds without compression and with it, on one thread and on several.
-fn all_options(memory: Memory) -> impl Iterator<Item = (String, Options)> {
+fn all_options(memory: Memory, scratch: bool) -> impl Iterator<Item = (String, Options)> {
     let all =
         [(Compression::None, 1), (Compression::None, 8), (Compression::Lz4, 2), (Compression::Zstd(3), 3)];
     all.into_iter().map(move |(compression, threads)| {
         let min_kernel = compression.min_kernel();
-        let options = Options { compression, min_kernel, memory, ..options(threads) };
+        let options = Options { compression, min_kernel, memory, scratch, ..options(threads) };
         (format!("{compression} on {threads} threads"), options)
     })
 }
@@ -181,7 +181,7 @@ fn compressed_blobs_that_change_between_the_passes() {
         ("cut behind the first content", gzip(&tars[0])[..4_000_000].to_vec()),
         ("no gzip", vec![0x55; 5000]),
     ];
-    for (how, options) in all_options(Memory::MIN) {
+    for (how, options) in all_options(Memory::MIN, false) {
         for (name, bytes) in &cases {
             let dir = scratch();
             let blobs: Vec<Blob> = tars.iter().map(|tar| Blob::gzip(tar)).collect();
@@ -195,22 +195,34 @@ fn compressed_blobs_that_change_between_the_passes() {
     }
 }
 
-/// A layer that is still in memory is as it was checked: what becomes of its blob does not matter any more.
+/// A layer that was kept is as it was checked: what becomes of its blob does not matter any more.
 #[test]
-fn layers_in_memory_do_not_change() {
-    let layers = layers();
-    for (how, options) in all_options(Memory::suits(Compression::None)) {
-        let dir = scratch();
+fn layers_that_are_kept_do_not_change() {
+    let kept = |place: &str, layers: &[Layer], memory, scratch| {
+        let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let blobs: Vec<Blob> = layers.iter().map(|layer| Blob::gzip(&tar_of(layer))).collect();
-        let paths = write_layout(&dir.path().join("layout"), &blobs);
         let source = oci_dir(&dir.path().join("layout"));
-        let (undisturbed, out) = (dir.path().join("undisturbed"), dir.path().join("out"));
-        build_with(&source, &undisturbed, &options, || ()).unwrap();
-        let act = || paths.iter().for_each(|path| std::fs::remove_file(path).unwrap());
-        build_with(&source, &out, &options, act).unwrap();
-        let read = |dir: &Path| std::fs::read(dir.join("image")).unwrap();
-        assert!(read(&out) == read(&undisturbed), "{how}");
-    }
+        // What a trace puts first is read from the layers in a pass of its own, and they are still there for the other.
+        let traces = [None, Some(Trace::parse(b"/c\n/b\n".to_vec()).unwrap())];
+        let cases = traces.into_iter().flat_map(|optimize_for| {
+            all_options(memory, scratch)
+                .map(move |(how, options)| (how, Options { optimize_for: optimize_for.clone(), ..options }))
+        });
+        for (how, options) in cases {
+            let paths = write_layout(&dir.path().join("layout"), &blobs);
+            let (undisturbed, out) = (dir.path().join("undisturbed"), dir.path().join("out"));
+            let plain = Options { scratch: false, memory: Memory::MIN, ..options.clone() };
+            build_with(&source, &undisturbed, &plain, || ()).unwrap();
+            let act = || paths.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+            build_with(&source, &out, &options, act)
+                .unwrap_or_else(|error| panic!("{place}, {how}: {error}"));
+            let read = |dir: &Path| std::fs::read(dir.join("image")).unwrap();
+            assert!(read(&out) == read(&undisturbed), "{place}, {how}");
+            assert_eq!(names_in(&out), ["image"], "{place}, {how}");
+        }
+    };
+    kept("in memory", &layers(), Memory::suits(Compression::None), false);
+    kept("in a file", &large_layers(), Memory::MIN, true);
 }
 
 /// Content behind the last survivor, and layers without any, are not read again.
@@ -222,7 +234,7 @@ fn what_is_not_wanted_is_not_read_again() {
         vec![file("kept", "kept"), file("hidden", content(b'h')), file("behind", content(b'b'))],
         vec![file(".wh.gone", ""), file(".wh.gone too", ""), file(".wh.hidden", ""), file(".wh.behind", "")],
     ];
-    for (how, options) in all_options(Memory::MIN) {
+    for (how, options) in all_options(Memory::MIN, false) {
         let dir = scratch();
         let blobs: Vec<Blob> = layers.iter().map(|layer| Blob::gzip(&tar_of(layer))).collect();
         let paths = write_layout(&dir.path().join("layout"), &blobs);

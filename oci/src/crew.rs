@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! blob ── read and inflate ──┬── chunks of the tar ──> reader
-//!              │             └── digest of the tar
+//!              │             ├── digest of the tar
+//!              │             └── scratch file, if the tar is to be kept in one
 //!              └── digest of the blob
 //! ```
 //!
-//! Each of the three works of a layer goes on in order and on one thread at a time, but not always on the same: its state
-//! (decoder or hasher) lies on the floor of the crew, whoever has time picks it up, works off one chunk and puts it back.
+//! Each of the works of a layer goes on in order and on one thread at a time, but not always on the same: its state
+//! (decoder, hasher or file) lies on the floor of the crew, whoever has time picks it up, works off one chunk and puts it back.
 //! The thread that reads the layer does so whenever it would wait, so it needs no helper and never waits for one that has
 //! not begun. With and without helpers the same code sees the same bytes in the same order: there is one set of errors.
 //!
 //! The second pass takes no digests, and says which parts of the tar it wants: the rest is dropped where it is inflated, and
-//! behind the last part nothing is read. A layer that was kept from the first pass is one that is ready from the start.
+//! behind the last part nothing is read. A layer that was kept in memory is one that is ready from the start, and one that
+//! was kept in a file is a plain one.
 //!
 //! Nobody waits with the state of a work in hand, but for a decoder whose blob is read faster than it is hashed; that
 //! hasher is then in the hands of somebody who does not wait. So there is always a thread that goes on.
@@ -24,6 +26,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::chunk::Chunk;
 use crate::decode::{Decoder, Fault};
 use crate::digest::{Digest, Hasher};
+use crate::kept::{Kept, Scratch};
 use crate::wanted::Wanted;
 
 /// Threads that read layers together.
@@ -165,9 +168,11 @@ struct Line {
     /// Why nothing does, if it is not the end.
     fault: Option<Fault>,
     /// None in the second pass.
-    blob: Option<Lane>,
+    blob: Option<Lane<Hasher>>,
     /// None in the second pass, or if the tar is the blob.
-    tar: Option<Lane>,
+    tar: Option<Lane<Hasher>>,
+    /// None if the tar is not to be kept in a file, or no more.
+    scratch: Option<Lane<Scratch>>,
     /// Bytes read of the blob, and produced of the tar, when the decoder was last seen.
     progress: (u64, u64),
     /// A thread died over this layer.
@@ -178,9 +183,10 @@ struct Line {
     changed: Arc<Condvar>,
 }
 
-/// Bytes on their way into a digest.
-struct Lane {
-    hasher: Option<Box<Hasher>>,
+/// Bytes on their way into a digest or a file.
+struct Lane<S> {
+    /// None in somebody's hand.
+    state: Option<Box<S>>,
     queue: VecDeque<Chunk>,
 }
 
@@ -195,6 +201,7 @@ enum Side {
 enum Work {
     Decode,
     Hash(Side),
+    Save,
 }
 
 /// The same, with all that it takes.
@@ -202,11 +209,14 @@ enum Job {
     /// From a byte of the tar on, if it can be reached without reading.
     Decode(Box<Decoder>, u64),
     Hash(Side, Box<Hasher>, Chunk),
+    Save(Box<Scratch>, Chunk),
 }
 
 enum Done {
     Decoded(Box<Decoder>, Result<Chunk, Fault>),
     Hashed(Side, Box<Hasher>),
+    /// None if it could not be done.
+    Saved(Option<Box<Scratch>>),
 }
 
 impl Job {
@@ -221,22 +231,30 @@ impl Job {
                 hasher.update(&chunk);
                 Done::Hashed(side, hasher)
             }
+            Job::Save(scratch, chunk) => Done::Saved(scratch.with(&chunk).map(Box::new)),
         }
     }
 }
 
-impl Lane {
-    fn new(hasher: Hasher) -> Lane {
-        Lane { hasher: Some(Box::new(hasher)), queue: VecDeque::new() }
+impl<S> Lane<S> {
+    fn new(state: S) -> Lane<S> {
+        Lane { state: Some(Box::new(state)), queue: VecDeque::new() }
     }
 
-    fn has_work(&self) -> bool {
-        self.hasher.is_some() && !self.queue.is_empty()
+    /// Chunks that somebody could work off.
+    fn work(&self) -> usize {
+        if self.state.is_some() { self.queue.len() } else { 0 }
+    }
+
+    fn take(&mut self) -> Option<(Box<S>, Chunk)> {
+        // In this order: a state taken out of an idle lane would be lost.
+        let state = self.state.take_if(|_| !self.queue.is_empty())?;
+        Some((state, self.queue.pop_front()?))
     }
 }
 
 impl Line {
-    fn lane(&mut self, side: Side) -> Option<&mut Lane> {
+    fn hashed(&mut self, side: Side) -> Option<&mut Lane<Hasher>> {
         match side {
             Side::Blob => self.blob.as_mut(),
             Side::Tar => self.tar.as_mut(),
@@ -245,22 +263,23 @@ impl Line {
 
     /// The next thing to do: decoding, as all the rest depends on it, unless it is far enough ahead.
     fn next_work(&self) -> Option<Work> {
-        let queued = |lane: &Option<Lane>| lane.as_ref().map_or(0, |lane| lane.queue.len());
-        let ahead = self.ready.len().max(queued(&self.tar));
+        let hashed = self.tar.as_ref().map_or(0, |tar| tar.queue.len());
+        let saved = self.scratch.as_ref().map_or(0, |scratch| scratch.queue.len());
+        let ahead = self.ready.len().max(hashed).max(saved);
         let decodes = self.decoder.is_some() && !self.ended && !self.lost && ahead <= self.ahead;
-        if decodes { Some(Work::Decode) } else { self.next_hash() }
+        if decodes { Some(Work::Decode) } else { self.next_lane() }
     }
 
-    /// The longer queue first.
-    fn next_hash(&self) -> Option<Work> {
-        let work =
-            |lane: &Option<Lane>| lane.as_ref().filter(|lane| lane.has_work()).map(|lane| lane.queue.len());
-        match (work(&self.blob), work(&self.tar)) {
-            (Some(blob), Some(tar)) if tar > blob => Some(Work::Hash(Side::Tar)),
-            (Some(_), _) => Some(Work::Hash(Side::Blob)),
-            (None, Some(_)) => Some(Work::Hash(Side::Tar)),
-            (None, None) => None,
-        }
+    /// The longest queue first.
+    fn next_lane(&self) -> Option<Work> {
+        let hashes = |lane: &Option<Lane<Hasher>>| lane.as_ref().map_or(0, Lane::work);
+        let lanes = [
+            (self.scratch.as_ref().map_or(0, Lane::work), Work::Save),
+            (hashes(&self.tar), Work::Hash(Side::Tar)),
+            (hashes(&self.blob), Work::Hash(Side::Blob)),
+        ];
+        let (work, longest) = lanes.into_iter().max_by_key(|(queued, _)| *queued)?;
+        (work > 0).then_some(longest)
     }
 
     fn take(&mut self, work: Work) -> Option<Job> {
@@ -270,10 +289,12 @@ impl Line {
                 Some(Job::Decode(self.decoder.take()?, from))
             }
             Work::Hash(side) => {
-                let lane = self.lane(side)?;
-                // In this order: a hasher taken out of an idle lane would be lost.
-                let hasher = lane.hasher.take_if(|_| !lane.queue.is_empty())?;
-                Some(Job::Hash(side, hasher, lane.queue.pop_front()?))
+                let (hasher, chunk) = self.hashed(side)?.take()?;
+                Some(Job::Hash(side, hasher, chunk))
+            }
+            Work::Save => {
+                let (scratch, chunk) = self.scratch.as_mut()?.take()?;
+                Some(Job::Save(scratch, chunk))
             }
         }
     }
@@ -297,10 +318,17 @@ impl Line {
                 }
             }
             Done::Hashed(side, hasher) => {
-                if let Some(lane) = self.lane(side) {
-                    lane.hasher = Some(hasher);
+                if let Some(lane) = self.hashed(side) {
+                    lane.state = Some(hasher);
                 }
             }
+            Done::Saved(Some(scratch)) => {
+                if let Some(lane) = &mut self.scratch {
+                    lane.state = Some(scratch);
+                }
+            }
+            // It will be inflated again.
+            Done::Saved(None) => self.scratch = None,
         }
     }
 
@@ -308,6 +336,9 @@ impl Line {
     fn add(&mut self, chunk: Chunk) {
         if let Some(tar) = &mut self.tar {
             tar.queue.push_back(chunk.clone());
+        }
+        if let Some(scratch) = &mut self.scratch {
+            scratch.queue.push_back(chunk.clone());
         }
         let end = self.progress.1;
         let start = end.saturating_sub(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
@@ -373,6 +404,7 @@ impl Tap {
             fault: None,
             blob: None,
             tar: None,
+            scratch: None,
             progress: (0, 0),
             lost: false,
             waiting: 0,
@@ -474,17 +506,43 @@ impl Stream {
     /// Digests of all of the blob and, if it is another stream, of all of the tar.
     pub(crate) fn digests(&self) -> io::Result<(Digest, Option<Digest>)> {
         let (blob, tar) = self.place.until(|line| {
-            if let Some(job) = line.next_hash().and_then(|work| line.take(work)) {
+            if let Some(job) = line.next_lane().and_then(|work| line.take(work)) {
                 return Next::Work(job);
             }
-            let tar_idle = line.tar.as_ref().is_none_or(|tar| tar.hasher.is_some());
-            let blob = line.blob.as_mut().and_then(|blob| blob.hasher.take_if(|_| tar_idle));
+            let tar_idle = line.tar.as_ref().is_none_or(|tar| tar.state.is_some());
+            let blob = line.blob.as_mut().and_then(|blob| blob.state.take_if(|_| tar_idle));
             match blob {
-                Some(blob) => Next::Answer((blob, line.tar.as_mut().and_then(|tar| tar.hasher.take()))),
+                Some(blob) => Next::Answer((blob, line.tar.as_mut().and_then(|tar| tar.state.take()))),
                 None => Next::Wait,
             }
         })?;
         Ok((blob.finish(), tar.map(|tar| tar.finish())))
+    }
+
+    /// Writes the tar to a file as well. To be called before anything is read.
+    pub(crate) fn save(&self, scratch: Scratch) -> io::Result<()> {
+        let mut scratch = Some(scratch);
+        self.place.until(|line| {
+            line.scratch = scratch.take().map(|scratch| {
+                let mut lane = Lane::new(scratch);
+                // Helpers may be ahead already: all of that is still to be read.
+                lane.queue.extend(line.ready.iter().map(|(_, chunk)| chunk.clone()));
+                lane
+            });
+            Next::Answer(())
+        })
+    }
+
+    /// What was written of the tar, if all was.
+    pub(crate) fn saved(&self) -> io::Result<Option<Kept>> {
+        let saved = self.place.until(|line| {
+            if let Some(job) = line.take(Work::Save) {
+                return Next::Work(job);
+            }
+            let Some(lane) = &mut line.scratch else { return Next::Answer(None) };
+            lane.state.take().map_or(Next::Wait, |scratch| Next::Answer(Some(scratch)))
+        })?;
+        Ok(saved.map(|scratch| scratch.keep()))
     }
 
     /// Bytes of the blob that were read, and of the tar that were produced, so far.
@@ -534,7 +592,7 @@ mod tests {
                 Next::Answer(if loss == "decoder" {
                     line.decoder.take().is_some()
                 } else {
-                    line.blob.as_mut().unwrap().hasher.take().is_some()
+                    line.blob.as_mut().unwrap().state.take().is_some()
                 })
             });
             assert!(taken.unwrap(), "{loss}");

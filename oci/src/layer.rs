@@ -1,6 +1,7 @@
 //! Layers and the streams of their tars.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 
 use crate::chunk::Chunk;
@@ -9,7 +10,7 @@ use crate::crew::{Crew, Stream};
 use crate::decode::{Blob, Decoder, Fault};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Mismatch, quote, same_digest};
-use crate::kept::{Kept, Room};
+use crate::kept::{Kept, Room, Scratch, Tar};
 use crate::limits::Limits;
 use crate::store::{Extent, Store};
 use crate::wanted::Wanted;
@@ -123,9 +124,21 @@ impl Layer {
         Ok(self.data(label, crew.enter().reread(decoder, wanted)))
     }
 
-    /// As [`reopen`](Layer::reopen), from memory.
-    pub fn recall(&self, kept: &Kept) -> LayerData {
-        self.data(self.label(), Crew::new(0).enter().recall(kept.chunks()))
+    /// As [`reopen_with`](Layer::reopen_with), from what was kept of the first pass.
+    pub fn recall(&self, kept: &Kept, crew: &Crew, wanted: Wanted) -> Result<LayerData, Error> {
+        let label = self.label();
+        let stream = match kept.tar.clone() {
+            Tar::Memory(chunks) => crew.enter().recall(chunks.into_iter()),
+            Tar::File(extent) => {
+                let io = |source| io_error(&label, source);
+                if extent.file.metadata().map_err(io)?.len() != extent.len {
+                    return Err(io(io::Error::other("the scratch file has another length than was written")));
+                }
+                let decoder = Decoder::new(Blob::new(extent, None), Compression::None, &self.limits);
+                crew.enter().reread(decoder.map_err(io)?, wanted)
+            }
+        };
+        Ok(self.data(label, stream))
     }
 
     fn data(&self, label: String, stream: Stream) -> LayerData {
@@ -260,10 +273,21 @@ impl LayerReader {
         self.stream.progress().1
     }
 
-    /// Keeps the tar in memory, if it is compressed and there is room for all of it. Others are read again as fast. To be
-    /// called before anything is read.
-    pub fn keep(&mut self, room: &Room) {
-        self.kept = self.likely_size.filter(|size| room.has(*size)).map(|_| Kept::new(room.clone()));
+    /// Keeps the tar in memory, if it is compressed and there is room for all of it; others are read again as fast. To be
+    /// called before anything is read. Whether there probably is room.
+    pub fn keep(&mut self, room: &Room) -> bool {
+        self.kept = self.likely_size.filter(|size| room.has(*size)).map(|_| Kept::new(room));
+        self.kept.is_some()
+    }
+
+    /// As [`keep`](LayerReader::keep), in a file that is empty and nobody else has, and that is asked for if there is room.
+    /// Helpers write it. What cannot be written is not kept.
+    pub fn keep_in(&mut self, room: &Room, file: impl FnOnce() -> Option<File>) {
+        let file = self.likely_size.filter(|size| room.has(*size)).and_then(|_| file());
+        if let Some(file) = file {
+            // A layer that has lost a thread says so when it is read.
+            let _ = self.stream.save(Scratch::new(file, room));
+        }
     }
 
     fn refill(&mut self) -> Result<(), &Error> {
@@ -313,7 +337,11 @@ impl LayerReader {
         if let Some(expected) = self.diff_id.filter(|expected| *expected != diff_id) {
             return Err(Error::DiffId { object, digests: Box::new(Mismatch { expected, found: diff_id }) });
         }
-        Ok((LayerSummary { blob_digest, diff_id, blob_size, tar_size }, self.kept))
+        let kept = match self.kept {
+            Some(kept) => Some(kept),
+            None => self.stream.saved().map_err(|source| io_error(&object, source))?,
+        };
+        Ok((LayerSummary { blob_digest, diff_id, blob_size, tar_size }, kept))
     }
 }
 

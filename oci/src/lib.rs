@@ -3,7 +3,8 @@
 //! [`open`] reads the documents of an image (`index.json`, indexes, manifest, configuration), checks each against the
 //! descriptor that leads to it and chooses the image for a [`Platform`]. What comes out is an [`Image`] with its
 //! [`Layer`]s, each of which opens any number of independent streams: [`Layer::open`] hashes the blob and the tar inside
-//! it, [`Layer::reopen`] is a second pass without hashing. Nothing is unpacked, nothing is written, no program is run.
+//! it, [`Layer::reopen`] is a second pass without hashing. Nothing is unpacked, no program is run, and nothing is
+//! written but to a file that somebody hands over for it ([`LayerReader::keep_in`]).
 //!
 //! A source is hostile. Sizes and counts are compared with [`Limits`] before they are used, an index is followed in a
 //! loop with a depth, not by recursion, file names are made from parsed digests only, and in a layout directory only

@@ -50,6 +50,7 @@ fn image(roots: u32) -> &'static Image {
         let options = mkimg_mkfs::Options {
             dedup: mkimg_mkfs::Dedup::Files,
             memory: mkimg_mkfs::Memory::MIN,
+            scratch: true,
             optimize_for: None,
             platform: None,
             name: Some("damaged".to_owned()),

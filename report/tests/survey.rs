@@ -52,6 +52,7 @@ fn image_of(source: &Path, compression: Compression, min_kernel: (u32, u32)) -> 
         fec_roots: 0,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
+        scratch: true,
     };
     build(&SourceSpec::Dir { path: source.to_owned() }, &path, &options, &Silent).unwrap();
     std::fs::read(path).unwrap()

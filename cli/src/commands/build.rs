@@ -51,6 +51,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
         fec_roots: args.fec.unwrap_or(0),
         threads: super::threads(args.threads),
         memory: args.memory.unwrap_or_else(|| Memory::suits(compression)),
+        scratch: !args.no_scratch,
     };
     let bar = Bar::new();
     let built = mkimg_mkfs::build(&source, &args.output, &options, &bar);

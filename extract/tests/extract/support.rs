@@ -27,6 +27,7 @@ pub(crate) fn build_image(source: &SourceSpec, image: &Path) {
         fec_roots: 0,
         threads: NonZeroUsize::MIN,
         memory: Memory::MIN,
+        scratch: true,
     };
     build(source, image, &options, &Silent).unwrap();
 }

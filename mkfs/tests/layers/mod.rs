@@ -315,6 +315,7 @@ pub fn options(threads: usize) -> Options {
         fec_roots: 0,
         threads,
         memory: Memory::suits(compression),
+        scratch: true,
     }
 }
 

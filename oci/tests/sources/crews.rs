@@ -7,7 +7,7 @@ use std::io::{BufRead, Read};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use mkimg_oci::{Crew, Digest, Layer, LayerData, Limits, Room, SourceSpec, Wanted};
+use mkimg_oci::{Crew, Digest, Kept, Layer, LayerData, Limits, Room, SourceSpec, Wanted};
 use tempfile::TempDir;
 
 use crate::support::{GZIP, PLAIN, ZSTD, blob_path, digest, gzip, image_of, noise, open_dir, zstd};
@@ -253,6 +253,17 @@ fn parts(mut data: LayerData, ranges: &[std::ops::Range<usize>]) -> Vec<Vec<u8>>
     parts
 }
 
+fn wanted(ranges: &[std::ops::Range<usize>]) -> Wanted {
+    let mut wanted = Wanted::default();
+    ranges.iter().for_each(|range| wanted.add(range.start as u64..range.end as u64));
+    wanted
+}
+
+/// What was kept, for these ranges, without helpers.
+fn recall(layer: &Layer, kept: &Kept, ranges: &[std::ops::Range<usize>]) -> LayerData {
+    layer.recall(kept, &Crew::new(0), wanted(ranges)).unwrap()
+}
+
 #[test]
 fn parts_of_layers_are_read_again() {
     let data = data();
@@ -273,11 +284,9 @@ fn parts_of_layers_are_read_again() {
         within_a_minute(media, move || {
             for ranges in &cases {
                 let expected: Vec<_> = ranges.iter().map(|range| data[range.clone()].to_vec()).collect();
-                let mut wanted = Wanted::default();
-                ranges.iter().for_each(|range| wanted.add(range.start as u64..range.end as u64));
                 for (ahead, helpers) in CREWS {
                     let found = with_crew(ahead, helpers, |crew| {
-                        parts(layer.reopen_with(crew, wanted.clone()).unwrap(), ranges)
+                        parts(layer.reopen_with(crew, wanted(ranges)).unwrap(), ranges)
                     });
                     assert!(found == expected, "{media} {ranges:?} {ahead} {helpers}");
                 }
@@ -360,11 +369,94 @@ fn layers_are_kept_in_memory_if_there_is_room() {
                     [vec![5..6, BUFFER - 1..3 * BUFFER, data.len() - 1..data.len()], vec![0..data.len()]]
                 {
                     let expected: Vec<_> = ranges.iter().map(|range| data[range.clone()].to_vec()).collect();
-                    assert!(parts(layer.recall(&kept), &ranges) == expected, "{media} {ranges:?}");
+                    assert!(parts(recall(&layer, &kept, &ranges), &ranges) == expected, "{media} {ranges:?}");
                 }
                 std::fs::write(dir.path().join(blob_path(&digest(&blob))), &blob).unwrap();
             }
         }
+    }
+}
+
+/// What was kept of a layer in a file, and another descriptor of that.
+fn kept_in_file(layer: &Layer, crew: &Crew, room: &Room) -> (Option<Kept>, Option<std::fs::File>) {
+    let mut other = None;
+    let mut reader = layer.open_with(crew).unwrap();
+    reader.keep_in(room, || {
+        let file = tempfile::tempfile().unwrap();
+        other = Some(file.try_clone().unwrap());
+        Some(file)
+    });
+    std::io::copy(&mut (&mut reader).take(1000), &mut std::io::sink()).unwrap();
+    let (summary, kept) = reader.finish_kept().unwrap();
+    assert_eq!(summary, layer.open().unwrap().finish().unwrap());
+    assert!(kept.as_ref().is_none_or(Kept::is_file));
+    (kept, other)
+}
+
+#[test]
+fn layers_are_kept_in_files_if_there_is_room() {
+    let data = data();
+    let end = data.len();
+    let buffers = end.div_ceil(BUFFER);
+    for (blob, media, keeps) in
+        [(data.clone(), PLAIN, false), (gzip(&data), GZIP, true), (zstd(&data), ZSTD, true)]
+    {
+        let (dir, layer) = layer_of(&blob, media, &data);
+        let path = dir.path().join(blob_path(&digest(&blob)));
+        let plenty = (blob.len() * 3).div_ceil(BUFFER);
+        for (room, fits) in [(0, false), (buffers - 1, false), (buffers, media == GZIP), (plenty, true)] {
+            let room = Room::new((room * BUFFER) as u64);
+            for (ahead, helpers) in CREWS {
+                let what = format!("{media} {room:?} {ahead} {helpers}");
+                let (layer, room, path, blob, data) =
+                    (layer.clone(), room.clone(), path.clone(), blob.clone(), data.clone());
+                within_a_minute(&what.clone(), move || {
+                    let (kept, file) = with_crew(ahead, helpers, |crew| kept_in_file(&layer, crew, &room));
+                    assert_eq!((kept.is_some(), file.is_some()), (keeps && fits, keeps && fits), "{what}");
+                    let Some(kept) = kept else { return };
+                    std::fs::remove_file(&path).unwrap();
+                    let cases = [
+                        vec![0..end],
+                        vec![5..6, BUFFER - 1..3 * BUFFER, end - 1..end],
+                        vec![4 * BUFFER - 1..4 * BUFFER + 1],
+                        vec![],
+                    ];
+                    for ranges in cases {
+                        let expected: Vec<_> =
+                            ranges.iter().map(|range| data[range.clone()].to_vec()).collect();
+                        let found = with_crew(ahead, helpers, |crew| {
+                            parts(layer.recall(&kept, crew, wanted(&ranges)).unwrap(), &ranges)
+                        });
+                        assert!(found == expected, "{what} {ranges:?}");
+                    }
+                    std::fs::write(&path, &blob).unwrap();
+                });
+            }
+        }
+    }
+}
+
+/// A scratch file is no better than its disk: one that cannot be written is none, and one that was cut is an error.
+#[test]
+fn files_that_do_not_keep() {
+    let data = data();
+    let (_dir, layer) = layer_of(&gzip(&data), GZIP, &data);
+    let room = Room::new(64 << 20);
+    for (ahead, helpers) in CREWS {
+        for (unwritable, write) in [("/dev/full", true), ("/proc/self/status", false)] {
+            with_crew(ahead, helpers, |crew| {
+                let mut reader = layer.open_with(crew).unwrap();
+                reader.keep_in(&room, || {
+                    std::fs::File::options().read(true).write(write).open(unwritable).ok()
+                });
+                let (_, kept) = reader.finish_kept().unwrap();
+                assert!(kept.is_none(), "{unwritable}");
+            });
+        }
+        let (kept, file) = with_crew(ahead, helpers, |crew| kept_in_file(&layer, crew, &room));
+        file.unwrap().set_len(data.len() as u64 - 1).unwrap();
+        let error = layer.recall(&kept.unwrap(), &Crew::new(0), Wanted::everything()).err().unwrap();
+        assert!(error.to_string().contains("layer 1"), "{error}");
     }
 }
 
@@ -393,6 +485,7 @@ fn layers_longer_than_they_look_are_not_kept() {
         let mut reader = layer.open().unwrap();
         reader.keep(&room);
         assert!(reader.finish_kept().unwrap().1.is_none(), "{media}");
+        assert!(kept_in_file(&layer, &Crew::new(1), &room).0.is_none(), "{media}");
         let small = vec![0; 4 * BUFFER];
         let (_dir, layer) = layer_of(&gzip(&small), GZIP, &small);
         let mut reader = layer.open().unwrap();
@@ -412,5 +505,8 @@ fn damaged_layers_are_not_kept() {
     let room = Room::new(64 << 20);
     let mut reader = layer.open().unwrap();
     reader.keep(&room);
+    reader.finish_kept().unwrap_err();
+    let mut reader = layer.open().unwrap();
+    reader.keep_in(&room, || tempfile::tempfile().ok());
     reader.finish_kept().unwrap_err();
 }
