@@ -197,6 +197,7 @@ mod tests {
             dedup: Dedup::Files,
             min_kernel: (6, 1),
             optimize_for: None,
+            scratch: true,
             fec_roots: 0,
             threads: NonZeroUsize::MIN,
             memory: Memory::MIN,
