@@ -91,7 +91,7 @@ def measure(peers, rounds, work, results):
         raise SystemExit("%s: only %d files of %d bytes; remove it to have it made anew" % (tree, files, size))
 
     # Made anew each time: the image by the mkimg that is measured, the rest from image and tree.
-    built = subprocess.run([MKIMG, "build", "dir:%s" % tree, "-o", str(image), "--json"], capture_output=True, check=True)
+    built = subprocess.run([MKIMG, "build", "dir:%s" % tree, "-o", str(image), "--json", "--compress", "none"], capture_output=True, check=True)
     info = json.loads(built.stdout)
     verify, threads = [MKIMG, "verify", str(image)], ["--threads", "1"]
     trees = {

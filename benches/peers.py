@@ -26,7 +26,8 @@ VERSIONS = {
 class Peers:
     """What was found on PATH. `has` says it, once for each program that is missing or too old."""
 
-    def __init__(self):
+    def __init__(self, without=None):
+        self.without = re.compile(without) if without else None
         self.versions, self.said = {}, set()
         for name, (arguments, _) in VERSIONS.items():
             line = self.ask(name, arguments)
@@ -54,6 +55,10 @@ class Peers:
             self.said.add((name, needed))
             print("left out: %s" % (name if found is None else "%s before %s" % (name, ".".join(map(str, needed)))))
         return False
+
+    def left_out(self, row):
+        """Whether a row is not wanted."""
+        return self.without is not None and self.without.search(row) is not None
 
     def text(self, *names):
         """Versions of some programs, or of all, in one line."""
