@@ -20,7 +20,7 @@ impl Bench {
     }
 
     fn build(&self, name: &str, options: &[&str]) -> String {
-        let line = args!["build", "--json", images::sample(), "-o", self.path(name)];
+        let line = args!["build", "--json", "--compress", "none", images::sample(), "-o", self.path(name)];
         mkimg(line).args(options).ok().json()["root_hash"].as_str().unwrap().to_owned()
     }
 

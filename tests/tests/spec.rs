@@ -195,7 +195,7 @@ fn byte_tables_add_up() {
         assert_eq!(end, size, "{title}");
         tables += 1;
     }
-    assert_eq!(tables, 22, "byte tables on the page");
+    assert_eq!(tables, 23, "byte tables on the page");
 }
 
 /// The text between a line that starts a fenced block and its end.
