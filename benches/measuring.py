@@ -153,4 +153,4 @@ def machine():
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return "%d processors (%s), %.0f GiB, Linux %s" % (
-        os.cpu_count(), cpu[1] if cpu else platform.machine(), memory, platform.release())
+        os.cpu_count(), cpu[1] if cpu else platform.machine(), memory, platform.release().partition("-")[0])
