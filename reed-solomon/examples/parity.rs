@@ -1,4 +1,4 @@
-//! Prints how fast parity is computed: `cargo run --release --example rates -p mkimg-reed-solomon`
+//! Prints how fast parity is computed: `cargo run --release --example parity -p mkimg-reed-solomon`
 //!
 //! One thread, whole rounds of messages of 4 KiB rows; printed is the median.
 
