@@ -159,7 +159,7 @@ pub fn repair(
     let mut mender = Mender::new(output, copies, &shape, root_hash, before.header);
     let whole = mender.run(options)?;
     let mut mended = mender.mended();
-    tail::write(output, &shape, &root_hash, &mut mended)?;
+    tail::write(output, copies, &shape, &root_hash, &mut mended)?;
     if whole {
         tail::write_parity(output, &shape, options, &mut mended)?;
     }

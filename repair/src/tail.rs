@@ -10,21 +10,41 @@ use mkimg_format::fec::{Layout, for_each_round};
 use mkimg_format::header::Header;
 use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::Superblock;
-use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
+use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
 
 use crate::{Error, Mended, Options, failed};
 
 /// Writes the dm-verity superblock and the trailer.
-pub(crate) fn write(work: &File, shape: &Header, root: &Sha256, mended: &mut Mended) -> Result<(), Error> {
+pub(crate) fn write(
+    work: &File,
+    copies: &[&dyn ReadAt],
+    shape: &Header,
+    root: &Sha256,
+    mended: &mut Mended,
+) -> Result<(), Error> {
     let blocks = [
         (Superblock::new(shape.data_blocks, root).to_block(), shape.hash_offset()),
-        (Trailer::new(shape, *root).to_block(), shape.trailer_offset()),
+        (trailer(work, copies, shape, root).to_block(), shape.trailer_offset()),
     ];
     for (block, offset) in blocks {
         let changed = replace(work, &block[..], offset)?;
         mended.computed = mended.computed.saturating_add(changed);
     }
     Ok(())
+}
+
+/// The trailer that belongs to the tree, with the signatures of the image, or of the first copy, that still has it whole.
+///
+/// No hash vouches for signatures, nor has one to: they prove themselves to whoever asks for them.
+fn trailer(work: &File, copies: &[&dyn ReadAt], shape: &Header, root: &Sha256) -> Trailer {
+    let bare = Trailer::new(shape, *root);
+    let offset = shape.trailer_offset();
+    let mut block = [0; BLOCK_LEN];
+    let mut whole = |image: &dyn ReadAt| {
+        image.read_exact_at(&mut block, offset).ok()?;
+        Trailer::from_block(&block, offset).ok().filter(|found| found.same_tree(&bare))
+    };
+    whole(work).or_else(|| copies.iter().find_map(|copy| whole(*copy))).unwrap_or(bare)
 }
 
 /// Writes the parity. Everything that it protects must be whole.
@@ -63,7 +83,7 @@ pub(crate) fn write_parity(
 /// Writes blocks that are not there already; how many that were.
 fn replace(work: &File, blocks: &[u8], offset: u64) -> Result<u64, Error> {
     let mut found = vec![0; blocks.len()];
-    work.read_exact_at(&mut found, offset).map_err(failed("cannot read"))?;
+    ReadAt::read_exact_at(work, &mut found, offset).map_err(failed("cannot read"))?;
     let pairs = found.chunks(BLOCK_LEN).zip(blocks.chunks(BLOCK_LEN));
     let changed = pairs.filter(|(found, wanted)| found != wanted).count();
     if changed > 0 {

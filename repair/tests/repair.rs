@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use mkimg_format::fec::Layout;
 use mkimg_format::header::Header;
+use mkimg_format::records::{Kind, Record, Records};
 use mkimg_format::trailer::Trailer;
 use mkimg_format::{ReadAt, Sha256, detached};
 use mkimg_mkfs::{Compression, Silent, build};
@@ -334,6 +335,33 @@ fn unreadable_blocks_are_mended() {
         let mended = mend(&broken, &[], Some(image.root));
         assert!(!mended.0.before.complete, "{what}");
         assert_whole(&what, image, &mended);
+    }
+}
+
+/// Signatures stay, come from a copy, or are lost with the only trailer that had them.
+#[test]
+fn signatures_survive() {
+    let image = image(2);
+    let record = Record { kind: Kind::Signature, content: vec![7; 100] };
+    let records = Records::new(vec![record]).unwrap();
+    let trailer = image.bytes.len() - BLOCK;
+    let signed = {
+        let block = Trailer { records, ..Trailer::new(&image.header, image.root) }.to_block();
+        [&image.bytes[..trailer], &block[..]].concat()
+    };
+    let mut damaged = signed.clone();
+    damaged[5 * BLOCK] ^= 1;
+    let mut torn = damaged.clone();
+    torn[trailer + 0x90] ^= 1;
+    for (what, found, copies, wanted) in [
+        ("data alone", &damaged, &[][..], &signed),
+        ("trailer, and a copy has it", &torn, &[&image.bytes[..1000], &signed[..]], &signed),
+        ("trailer, and nobody has it", &torn, &[], &image.bytes),
+    ] {
+        let copies: Vec<&dyn ReadAt> = copies.iter().map(|copy| copy as &dyn ReadAt).collect();
+        let (repaired, bytes) = mend(&&found[..], &copies, Some(image.root));
+        assert!(repaired.is_complete(), "{what}: {:?}", repaired.after);
+        assert!(bytes == **wanted, "{what}");
     }
 }
 
