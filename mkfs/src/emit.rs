@@ -273,7 +273,7 @@ impl<'c> Emitter<'_, 'c> {
     /// As [`with_room`](Self::with_room) when nobody knows how much the contents will take: more than they have is unlikely.
     fn spare_room(&self) {
         let blocks = |contents: &[Content]| contents.iter().map(Content::blocks).sum::<u64>();
-        let (all, spooled) = (blocks(&self.contents.list), blocks(&self.contents.list[..self.contents.hot]));
+        let (all, spooled) = (blocks(&self.contents.list), blocks(&self.contents.list[..self.contents.led]));
         let most = (all + all / 16 + spooled) * mkimg_format::BLOCK_SIZE;
         if self.output.free().is_none_or(|free| free < most) {
             self.forget_files();
