@@ -48,14 +48,8 @@ impl TrustArgs {
             require_signature: self.require_signature,
             min_epoch: self.min_epoch,
             epoch_state: self.epoch_state.clone(),
-            ..Trust::default()
+            ..Trust::of_files(&self.key, &self.cert)?
         };
-        for path in &self.key {
-            trust.keys.push(files::public_key(path)?);
-        }
-        for path in &self.cert {
-            trust.certificates.append(&mut files::certificates(path)?);
-        }
         for path in &self.signature {
             trust.sidecars.push(files::read(path)?);
         }

@@ -8,8 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use mkimg_sign::Trust;
 use mkimg_sign::files::FileError;
-use mkimg_sign::{Trust, files};
 
 use crate::error::{Error, Result};
 use crate::mount::MountAttrs;
@@ -186,19 +186,12 @@ impl HelperArgs {
     /// A key or certificate that cannot be read.
     pub fn trust(&self) -> std::result::Result<Trust, FileError> {
         let options = &self.options;
-        let mut trust = Trust {
+        Ok(Trust {
             root_hash: options.root_hash,
             min_epoch: options.min_epoch,
             epoch_state: options.epoch_state.clone(),
-            ..Trust::default()
-        };
-        for path in &options.keys {
-            trust.keys.push(files::public_key(path)?);
-        }
-        for path in &options.certificates {
-            trust.certificates.append(&mut files::certificates(path)?);
-        }
-        Ok(trust)
+            ..Trust::of_files(&options.keys, &options.certificates)?
+        })
     }
 
     /// The request to hand to [`crate::mount()`].

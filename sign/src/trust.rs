@@ -13,6 +13,7 @@ use mkimg_format::{ReadAt, Sha256, hex};
 
 use crate::certificate::{Certificate, Untimely};
 use crate::epochs::{self, EpochError};
+use crate::files::{self, FileError};
 use crate::key::{KeyId, KeyKind, PublicKey};
 use crate::pkcs7::{Pkcs7, Pkcs7Error};
 use crate::signature::Signature;
@@ -212,6 +213,21 @@ impl Anchor {
 }
 
 impl Trust {
+    /// Trusts the keys and certificates in these files.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or holds nothing that can be used.
+    pub fn of_files(keys: &[PathBuf], certificates: &[PathBuf]) -> Result<Self, FileError> {
+        let mut trust = Self::default();
+        for path in keys {
+            trust.keys.push(files::public_key(path)?);
+        }
+        for path in certificates {
+            trust.certificates.append(&mut files::certificates(path)?);
+        }
+        Ok(trust)
+    }
+
     fn wants_signature(&self) -> bool {
         self.require_signature || !self.keys.is_empty() || !self.certificates.is_empty()
     }
