@@ -5,7 +5,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
-use mkimg_tests::mount::Exclusive;
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, steps};
@@ -118,8 +117,6 @@ fn every_step_passes(kernel: &str) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
     };
-    // One at a time: an emulated machine has use for all processors.
-    let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
     let programs = ["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name)));
