@@ -1,15 +1,18 @@
 //! What every export starts from.
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 
 use mkimg_format::detached::Sealed;
 use mkimg_format::header::Header;
+use mkimg_format::seal::Seal;
 use mkimg_format::trailer::Trailer;
 use mkimg_format::{Proven, Sha256};
 use mkimg_sign::Pkcs7;
 use mkimg_sign::trust::Signatures;
+use mkimg_verify::{Options, verify_image};
 
-use crate::{Error, Result};
+use crate::{Error, Parameters, Result};
 
 /// An image whose header leads to its root hash. File data has not been looked at.
 #[derive(Debug)]
@@ -38,5 +41,29 @@ impl Image {
         let (_, header) = Proven::open(&file, root_hash)?;
         let pkcs7 = Signatures::of(&trailer).pkcs7.into_iter().next();
         Ok(Self { file, header, root_hash, pkcs7 })
+    }
+
+    /// What has to be known of its tree.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters::new(&self.header, &self.root_hash)
+    }
+
+    /// Makes sure that every byte is as it was shipped, before they go elsewhere under other digests.
+    ///
+    /// `progress` is called with the bytes done and the bytes there are, from any thread.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or the image cannot be read.
+    pub fn audit(&self, threads: NonZeroUsize, progress: Option<&(dyn Fn(u64, u64) + Sync)>) -> Result<()> {
+        let options = Options { root_hash: Some(self.root_hash), threads, progress };
+        let report = verify_image(&self.file, &options)?;
+        if report.is_clean() { Ok(()) } else { Err(Error::Damaged { findings: report.findings.len() }) }
+    }
+
+    /// The seal, each block of which is led up to the root hash when it is read.
+    pub(crate) fn seal(&self) -> Result<Seal<Proven<&File>>> {
+        let (proven, header) = Proven::open(&self.file, self.root_hash)?;
+        Ok(Seal::open(proven, &header)?)
     }
 }
