@@ -165,13 +165,13 @@ fn adapted(mut config: Map<String, Value>, layer: &str, statement: &Statement) -
         features.push("erofs".into());
     }
     config.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": [layer] }));
-    let mut history = json!({
+    // The moment may be left out, but umoci 0.4 does not expect that.
+    let created = config.get("created").cloned().unwrap_or_else(|| "1970-01-01T00:00:00Z".into());
+    let history = json!({
+        "created": created,
         "created_by": "mkimg export",
-        "comment": format!("{} layers of the source in one EROFS image", statement.layers.len()),
+        "comment": format!("layers of the source in one EROFS image: {}", statement.layers.len()),
     });
-    if let (Value::Object(history), Some(created)) = (&mut history, config.get("created")) {
-        history.insert("created".to_owned(), created.clone());
-    }
     config.insert("history".to_owned(), json!([history]));
     config
 }

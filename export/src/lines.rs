@@ -66,13 +66,13 @@ impl Lines<'_> {
         let image = quote(&text(self.path)?);
         let Parameters { root_hash, hash_offset, fec, .. } = &self.parameters;
         let name = self.name();
-        let mut options = format!("--hash-offset={hash_offset}");
+        let offset = format!("--hash-offset={hash_offset}");
+        let mut open = format!("veritysetup open {image} {name} {image} {root_hash} {offset}");
         if let Some(fec) = fec {
-            options +=
-                &format!(" --fec-device={image} --fec-offset={} --fec-roots={}", fec.offset, fec.roots);
+            open += &format!(" --fec-device={image} --fec-offset={} --fec-roots={}", fec.offset, fec.roots);
         }
-        let open = format!("veritysetup open {image} {name} {image} {root_hash} {options}");
-        let mut lines = format!("veritysetup verify {image} {image} {root_hash} {options}\n{open}\n");
+        // With parity named, `verify` would call damage that can be mended a success.
+        let mut lines = format!("veritysetup verify {image} {image} {root_hash} {offset}\n{open}\n");
         if self.image.pkcs7.is_some() {
             let signature = quote(&text(&Sidecar::Pkcs7.path(self.path))?);
             lines += &format!(
