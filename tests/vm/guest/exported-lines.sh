@@ -3,6 +3,11 @@ export DM_DISABLE_UDEV=1
 name=verity-$(echo "$ROOT_HASH" | cut -c 1-16)
 fec_name=verity-$(echo "$FEC_ROOT_HASH" | cut -c 1-16)
 
+# Not that of busybox, which this shell would take.
+losetup() {
+    /programs/losetup "$@"
+}
+
 comment() { # comment WORD: the line of /run/lines that begins with a comment of it
     sed -n "s/^# \($1 .*\)/\1/p" /run/lines
 }
@@ -23,15 +28,13 @@ awkward="a directory/it's \$image"
 # shellcheck disable=SC2153 # of /disk/facts
 cp "$IMAGE" "$awkward"
 : >/run/tables
-for image in "$awkward" "$IMAGE"; do
-    lines_work veritysetup "$image" "$name"
-    eval "$(comment 'veritysetup close')"
-    nothing_left
-    lines_work dmsetup "$image" "$name"
-    eval "$(comment 'dmsetup remove')"
-    nothing_left
-done
-# All four, and the mount of mkimg, have told the kernel the same.
+lines_work veritysetup "$awkward" "$name"
+eval "$(comment 'veritysetup close')"
+nothing_left
+lines_work dmsetup "$awkward" "$name"
+eval "$(comment 'dmsetup remove')"
+nothing_left
+# Both, and the mount of mkimg, have told the kernel the same.
 mkimg mount "$IMAGE" "$POINT" --verity kernel --root-hash "$ROOT_HASH"
 same 'tables' "$(dmsetup table "$DEVICE" | sed -E 's/ 7:[0-9]+/ device/g')" "$(sort -u /run/tables)"
 mkimg umount "$POINT"
@@ -60,18 +63,17 @@ veritysetup close "$name"
 nothing_left
 
 # The log of IMA has the root hash where the lines say. Values of its buffers are in hexadecimal digits there.
-mount -t securityfs securityfs /sys/kernel/security 2>/dev/null || true
+mount -t securityfs securityfs /sys/kernel/security
 ima=/sys/kernel/security/ima
-if [ -e $ima/policy ]; then
-    mkimg export "$IMAGE" --print ima >/run/lines
-    cat /run/lines >$ima/policy
-    mkimg export "$IMAGE" --print dmsetup >/run/lines
-    # shellcheck source=/dev/null
-    . /run/lines
-    eval "$(comment 'dmsetup remove')"
-    wanted=$(printf 'root_digest=%s,' "$ROOT_HASH" | od -An -v -tx1 | tr -d ' \n')
-    grep -q "$wanted" $ima/ascii_runtime_measurements || fail 'IMA has not measured the root hash'
-fi
+mkimg export "$IMAGE" --print ima >/run/lines
+cat /run/lines >$ima/policy
+mkimg export "$IMAGE" --print dmsetup >/run/lines
+# shellcheck source=/dev/null
+. /run/lines
+eval "$(comment 'dmsetup remove')"
+wanted=$(printf 'root_digest=%s,' "$ROOT_HASH" | od -An -v -tx1 | tr -d ' \n')
+grep -q "$wanted" $ima/ascii_runtime_measurements || fail 'IMA has not measured the root hash'
+nothing_left
 
 # The signature, for a kernel that can be given a certificate.
 kernel_before 7 0 && return
