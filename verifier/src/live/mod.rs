@@ -206,11 +206,15 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
             if table.is_signed() {
                 report.how.push_str(", whose signature the kernel has accepted,");
             }
-            let weak = table.options.iter().find(|word| {
-                matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
-            });
-            if let Some(word) = weak {
-                let text = format!("dm-verity device {shown} was made with {word}");
+            match table.on_corruption() {
+                "restart" => report.how.push_str(", which restarts the machine at a damaged block,"),
+                "panic" => report.how.push_str(", which makes the kernel panic at a damaged block,"),
+                _ => {}
+            }
+            report.on_corruption = Some(table.on_corruption());
+            for (word, effect) in table.weaknesses() {
+                let word = mkimg_format::erofs::escape(word.as_bytes());
+                let text = format!("dm-verity device {shown} was made with {word}: {effect}");
                 report.problem(ProblemKind::VerityOptions, text);
             }
             let own = report.backing.as_ref();
