@@ -11,7 +11,7 @@ use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, steps};
 use mkimg_tests::{args, images, require, scratch};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
 const VICTIM: &str = "etc/block";
@@ -89,8 +89,11 @@ fn fill_disk(disk: &Path, scratch: &Path) {
 
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
-    for name in ["trusted", "stranger"] {
-        let signer = Signer::new(scratch, name);
+    for name in ["trusted", "stranger", "elliptic"] {
+        let signer = match name {
+            "elliptic" => Signer::elliptic(scratch, name),
+            _ => Signer::new(scratch, name),
+        };
         let signed = disk.join(format!("{name}.mkimg"));
         let _ = std::fs::copy(image, &signed).unwrap();
         let _ =
@@ -111,19 +114,39 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
         .ok();
 }
 
-fn every_step_passes(kernel: &str) {
-    require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
-    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+/// The machine with a kernel, and the programs that steps call, unless something is missing.
+fn machine(kernel: &str) -> Option<(Machine, Vec<(&'static str, PathBuf)>)> {
     let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
-        Err(reason) => return skipped(&reason),
+        Err(reason) => {
+            skipped(&reason);
+            return None;
+        }
     };
+    let mut programs = vec![("mkimg", mkimg_path())];
+    programs.extend(["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name))));
+    Some((machine, programs))
+}
+
+macro_rules! require_guest_programs {
+    () => {
+        require!(
+            Need::Tool("busybox"),
+            Need::Tool("mkfs.ext4"),
+            Need::Tool("dmsetup"),
+            Need::Tool("fsverity")
+        );
+        require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+    };
+}
+
+fn every_step_passes(kernel: &str) {
+    require_guest_programs!();
+    let Some((machine, programs)) = machine(kernel) else { return };
     // One at a time: an emulated machine has use for all processors.
     let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = ["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name)));
-    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
     let report = machine.run(&programs, disk.path(), dir.path());
     println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();
@@ -137,6 +160,27 @@ fn every_step_passes(kernel: &str) {
         }
     }
     assert!(failed.is_empty(), "{}: failed: {failed:?}\n{}", report.release, report.console);
+}
+
+/// `--on-corruption restart` and `panic`, each in a machine that does not live through it.
+#[test]
+fn damage_ends_the_machine() {
+    require_guest_programs!();
+    for kernel in ["6.1", "newest"] {
+        let Some((machine, programs)) = machine(kernel) else { continue };
+        let _one_at_a_time = Exclusive::take();
+        let (dir, disk) = (scratch(), scratch());
+        fill_disk(disk.path(), dir.path());
+        for (policy, wanted, not) in [
+            ("restart", "Restarting system with command 'dm-verity device corrupted'", "Kernel panic"),
+            ("panic", "Kernel panic - not syncing: dm-verity device corrupted", "Restarting system with"),
+        ] {
+            let scratch = scratch();
+            let last = machine.run_to_death(policy, &programs, disk.path(), scratch.path());
+            println!("{kernel}, {policy}:{last}");
+            assert!(last.contains(wanted) && !last.contains(not), "{kernel}, {policy}: {last}");
+        }
+    }
 }
 
 #[test]
