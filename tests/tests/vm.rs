@@ -124,7 +124,8 @@ fn machine(kernel: &str) -> Option<(Machine, Vec<(&'static str, PathBuf)>)> {
         }
     };
     let mut programs = vec![("mkimg", mkimg_path())];
-    programs.extend(["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name))));
+    programs
+        .extend(["debugfs", "dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name))));
     Some((machine, programs))
 }
 
@@ -137,6 +138,7 @@ macro_rules! require_guest_programs {
             Need::Tool("fsverity")
         );
         require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+        require!(Need::Tool("debugfs"));
     };
 }
 

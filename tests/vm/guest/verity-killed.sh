@@ -18,19 +18,19 @@ time=$(($(now) - began))
 mkimg umount "$POINT"
 nothing_left
 
-# Six processes at once, each killed at ten moments that are spread over that time, others in each, beside four that
+# Five processes at once, each killed at eight moments that are spread over that time, others in each, beside four that
 # mount and unmount undisturbed.
-for i in $(seq 6); do
+for i in $(seq 5); do
     mkdir "$POINT/$i"
     (
-        for round in $(seq 10); do
-            killed "$POINT/$i" $((time * 3 * (round * 6 + i) / 66))
+        for round in $(seq 8); do
+            killed "$POINT/$i" $((time * 3 * (round * 5 + i) / 45))
             ! grep -q " $POINT/$i " /proc/mounts || umount "$POINT/$i"
         done
         echo done >"$i"
     ) 2>&1 &
 done
-for i in 7 8 9 10; do
+for i in 6 7 8; do
     mkdir "$POINT/$i"
     (
         for _ in 1 2 3; do
@@ -42,7 +42,7 @@ for i in 7 8 9 10; do
     ) 2>&1 &
 done
 wait
-same 'processes that came through' 10 "$(ls | wc -l)"
+same 'processes that came through' 8 "$(ls | wc -l)"
 mkimg mount "$IMAGE" "$POINT" --verity kernel --root-hash "$ROOT_HASH" >/dev/null
 mkimg umount "$POINT"
 nothing_left

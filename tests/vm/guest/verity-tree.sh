@@ -10,6 +10,12 @@ for part in "\"target\":\"$POINT\"" "\"image\":\"$IMAGE\"" "\"device\":\"$DEVICE
     contains 'mounts' "$listed" "$part"
 done
 ! touch "$POINT/new" || fail 'the mount takes writes'
+# Nothing below takes writes either.
+for device in /sys/block/dm-* $(ls -d /sys/block/loop*/loop | sed 's,/loop$,,'); do
+    same "read-only: $device" 1 "$(cat "$device/ro")"
+    ! dd if=/dev/zero of="/dev/${device##*/}" bs=4096 count=1 conv=notrunc 2>/dev/null || fail "$device takes writes"
+done
+cmp "$IMAGE" /dev/$(basename $(ls -d /sys/block/loop*/loop | sed 's,/loop$,,'))
 mkimg umount "$POINT"
 same 'mounts after the unmount' '' "$(mkimg mounts --json)"
 nothing_left

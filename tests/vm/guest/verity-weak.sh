@@ -1,0 +1,29 @@
+# What an audit says of weak devices is what the kernel does: they serve damage as if it were what was shipped.
+cp "$IMAGE" damaged.mkimg
+loop=$(losetup -f)
+losetup -r "$loop" damaged.mkimg
+table="0 $((DATA_BLOCKS * 8)) verity 1 $loop $loop 4096 4096 $DATA_BLOCKS $((DATA_BLOCKS + 1)) sha256 $ROOT_HASH - 1"
+damage_is_served() { # damage_is_served OPTION
+    cp "$IMAGE" whole.mkimg
+    dd if=whole.mkimg of=damaged.mkimg bs=4096 conv=notrunc 2>/dev/null
+    echo 3 >/proc/sys/vm/drop_caches
+    dmsetup create weak --noudevsync --readonly --table "$table $1"
+    mount -t erofs -o ro "/dev/dm-$(dmsetup info -c --noheadings -o minor weak)" "$POINT"
+    tree_is_as_listed "$POINT"
+    printf "$DAMAGE_BYTE" | dd of=damaged.mkimg bs=1 seek="$DAMAGE_OFFSET" conv=notrunc 2>/dev/null
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    cat "$POINT/$VICTIM" >served || fail "$1: the damaged file cannot be read"
+    status=0
+    mkimg verify "$POINT" --root-hash "$ROOT_HASH" --json >/run/said || status=$?
+    cat /run/said
+    same "$1: exit status" 1 "$status"
+    contains "$1: audit" "$(cat /run/said)" '"kind":"verity-options"'
+    contains "$1: audit" "$(cat /run/said)" "\"kind\":\"content\",\"path\":\"/$VICTIM\""
+    umount "$POINT"
+    dmsetup remove --noudevsync weak
+}
+damage_is_served ignore_corruption
+damage_is_served check_at_most_once
+losetup -d "$loop"
+nothing_left
