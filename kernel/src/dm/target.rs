@@ -269,7 +269,7 @@ pub(super) mod tests {
         assert!(
             both.table_line()
                 .unwrap()
-                .ends_with(&format!(" - 3 panic_on_corruption root_hash_sig_key_desc mkimg-{ROOT}"))
+                .ends_with(&format!(" - 3 panic_on_corruption root_hash_sig_key_desc mkimg-{ROOT}-panic"))
         );
     }
 
