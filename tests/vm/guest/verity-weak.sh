@@ -25,5 +25,21 @@ damage_is_served() { # damage_is_served OPTION
 }
 damage_is_served ignore_corruption
 damage_is_served check_at_most_once
+
+# One that checks against another root hash can only be used where it does not matter.
+wrong=$(echo "$table" | sed "s/$ROOT_HASH/$(printf '7%.0s' $(seq 64))/")
+cp "$IMAGE" whole.mkimg
+dd if=whole.mkimg of=damaged.mkimg bs=4096 conv=notrunc 2>/dev/null
+dmsetup create weak --noudevsync --readonly --table "$wrong ignore_corruption"
+mount -t erofs -o ro "/dev/dm-$(dmsetup info -c --noheadings -o minor weak)" "$POINT"
+status=0
+mkimg verify "$POINT" --root-hash "$ROOT_HASH" --json >/run/said || status=$?
+cat /run/said
+same 'another root hash: exit status' 1 "$status"
+for kind in verity-root verity-options verity-corrupted; do
+    contains 'another root hash: audit' "$(cat /run/said)" "\"kind\":\"$kind\""
+done
+umount "$POINT"
+dmsetup remove --noudevsync weak
 losetup -d "$loop"
 nothing_left
