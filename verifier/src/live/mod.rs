@@ -203,15 +203,17 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
     }
     match VerityTable::of(name) {
         Ok(table) => {
-            if table.is_signed() {
-                report.how.push_str(", whose signature the kernel has accepted,");
-            }
-            match table.on_corruption() {
-                "restart" => report.how.push_str(", which restarts the machine at a damaged block,"),
-                "panic" => report.how.push_str(", which makes the kernel panic at a damaged block,"),
-                _ => {}
-            }
             report.on_corruption = Some(table.on_corruption());
+            let signed = table.is_signed().then_some("whose signature the kernel has accepted,");
+            let at_damage = match table.on_corruption() {
+                "restart" => Some("which restarts the machine at a damaged block,"),
+                "panic" => Some("which makes the kernel panic at a damaged block,"),
+                _ => None,
+            };
+            let clauses: Vec<&str> = signed.into_iter().chain(at_damage).collect();
+            if !clauses.is_empty() {
+                report.how.push_str(&format!(", {}", clauses.join(" ")));
+            }
             for (word, effect) in table.weaknesses() {
                 let word = mkimg_format::erofs::escape(word.as_bytes());
                 let text = format!("dm-verity device {shown} was made with {word}: {effect}");
