@@ -206,10 +206,16 @@ impl Plan<'_> {
     fn confirm(&self, node: OwnedFd, number: DevNumber, shared: bool) -> Result<Attempt> {
         match self.control.table(&self.name) {
             Ok((found, _)) if found != number => self.vanished("table of", Errno::NXIO),
-            Ok((_, target)) if target.verity().is_some_and(|found| same_parameters(found, &self.table)) => {
-                Ok(Attempt::Done(VerityDevice { node, number, name: self.name.clone(), shared }))
+            Ok((_, target)) => {
+                // A shorter one would leave room for a second target that checks nothing.
+                let whole = target.sectors == self.sectors;
+                match target.verity().filter(|found| whole && same_parameters(found, &self.table)) {
+                    Some(_) => {
+                        Ok(Attempt::Done(VerityDevice { node, number, name: self.name.clone(), shared }))
+                    }
+                    None => Err(self.conflict(target)),
+                }
             }
-            Ok((_, target)) => Err(self.conflict(target)),
             Err(errno) => self.vanished("table of", errno),
         }
     }

@@ -36,6 +36,8 @@ pub struct VerityTable {
     pub data_blocks: u64,
     /// Root hash in hexadecimal digits.
     pub root_hash: String,
+    /// Whether the device has all of these blocks by this table, so that no other one stands for the rest.
+    pub whole: bool,
     /// Optional words, such as `ignore_corruption` or `restart_on_corruption`.
     pub options: Vec<String>,
 }
@@ -47,7 +49,7 @@ impl VerityTable {
     /// Device-mapper cannot be asked, or the device is none of dm-verity.
     pub fn of(name: &str) -> Result<Self> {
         let (_, target) = Control::open()?.table(name).map_err(named("table", name))?;
-        let table = target.verity().and_then(Self::parse);
+        let table = target.verity().and_then(|line| Self::parse(line, target.sectors));
         table.ok_or_else(|| Error::KernelAnswer { what: "dm-verity table", found: target.to_string() })
     }
 
@@ -90,12 +92,14 @@ impl VerityTable {
 
     /// Words: version, data device, hash device, two block sizes, data blocks, hash start, algorithm, root, salt,
     /// number of options, options (`Documentation/admin-guide/device-mapper/verity.rst`).
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str, sectors: u64) -> Option<Self> {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let data_blocks = words.get(5)?.parse().ok()?;
+        let block_size: u64 = words.get(3)?.parse().ok()?;
+        let data_blocks: u64 = words.get(5)?.parse().ok()?;
+        let whole = data_blocks.checked_mul(block_size / 512) == Some(sectors);
         let root_hash = (*words.get(8)?).to_owned();
         let options = words.get(11..).unwrap_or_default().iter().map(|word| (*word).to_owned()).collect();
-        Some(Self { data_blocks, root_hash, options })
+        Some(Self { data_blocks, root_hash, whole, options })
     }
 }
 
@@ -156,13 +160,16 @@ mod tests {
 
     #[test]
     fn tables_of_devices_in_use() {
-        let table =
-            VerityTable::parse("1 7:3 7:3 4096 4096 1000 1001 sha256 ab - 2 ignore_corruption x").unwrap();
+        let plain = "1 7:3 7:3 4096 4096 1000 1001 sha256 ab -";
+        let table = VerityTable::parse(&format!("{plain} 2 ignore_corruption x"), 8000).unwrap();
         assert_eq!((table.data_blocks, table.root_hash.as_str()), (1000, "ab"));
         assert_eq!(table.options, ["ignore_corruption", "x"]);
-        assert!(VerityTable::parse("1 7:3 7:3 4096 4096 1000 1001 sha256 ab -").unwrap().options.is_empty());
+        assert!(VerityTable::parse(plain, 8000).unwrap().options.is_empty());
+        for (sectors, whole) in [(8000, true), (7999, false), (8, false)] {
+            assert_eq!(VerityTable::parse(plain, sectors).unwrap().whole, whole, "{sectors}");
+        }
         for line in ["", "1 7:3 7:3 4096 4096 x 1001 sha256 ab -", "1 7:3 7:3 4096 4096 1000 1001 sha256"] {
-            assert_eq!(VerityTable::parse(line), None, "{line}");
+            assert_eq!(VerityTable::parse(line, 8000), None, "{line}");
         }
     }
 
@@ -190,7 +197,8 @@ mod tests {
                 vec!["new_option"],
             ),
         ] {
-            let table = VerityTable { data_blocks: 1, root_hash: "ab".to_owned(), options: owned(&options) };
+            let (root_hash, words) = ("ab".to_owned(), owned(&options));
+            let table = VerityTable { data_blocks: 1, root_hash, whole: true, options: words };
             assert_eq!(table.on_corruption(), on_corruption, "{options:?}");
             let found: Vec<&str> = table.weaknesses().into_iter().map(|(word, _)| word).collect();
             assert_eq!(found, weaknesses, "{options:?}");

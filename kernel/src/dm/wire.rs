@@ -94,7 +94,8 @@ impl State {
 pub(super) struct Target {
     kind: String,
     start: u64,
-    sectors: u64,
+    /// Length in sectors of 512 bytes.
+    pub(super) sectors: u64,
     text: String,
 }
 

@@ -41,5 +41,17 @@ for kind in verity-root verity-options verity-corrupted; do
 done
 umount "$POINT"
 dmsetup remove --noudevsync weak
+
+# One that checks the first blocks alone is named, too.
+printf '%s\n' "0 16 ${table#0 * } try_verify_in_tasklet" "16 $((DATA_BLOCKS * 8 - 16)) linear $loop 16" |
+    dmsetup create weak --noudevsync --readonly
+mount -t erofs -o ro "/dev/dm-$(dmsetup info -c --noheadings -o minor weak)" "$POINT"
+status=0
+mkimg verify "$POINT" --root-hash "$ROOT_HASH" >/run/said || status=$?
+cat /run/said
+same 'the first blocks alone: exit status' 1 "$status"
+contains 'the first blocks alone: audit' "$(cat /run/said)" "checks only some of its $DATA_BLOCKS blocks"
+umount "$POINT"
+dmsetup remove --noudevsync weak
 losetup -d "$loop"
 nothing_left

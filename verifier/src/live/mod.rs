@@ -219,6 +219,11 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
                 let text = format!("dm-verity device {shown} was made with {word}: {effect}");
                 report.problem(ProblemKind::VerityOptions, text);
             }
+            if !table.whole {
+                let text =
+                    format!("dm-verity device {shown} checks only some of its {} blocks", table.data_blocks);
+                report.problem(ProblemKind::VerityOptions, text);
+            }
             let own = report.backing.as_ref();
             let own = own.map(|backing| (mkimg_format::hex(&backing.root_hash), backing.data_blocks));
             if own.is_some_and(|own| own != (table.root_hash.clone(), table.data_blocks)) {
