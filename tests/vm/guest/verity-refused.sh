@@ -86,9 +86,8 @@ dmsetup create "$DEVICE" --noudevsync --readonly --table "$table 1 ignore_corrup
 name_is_taken '0 '
 dmsetup create "$DEVICE" --noudevsync --readonly --table "$table 1 check_at_most_once"
 name_is_taken '0 '
-# The wanted table for the first two blocks alone, and nobody who checks the rest.
-printf '%s\n' "0 16 ${table#0 * }" "16 $((DATA_BLOCKS * 8 - 16)) linear $loop 16" |
-    dmsetup create "$DEVICE" --noudevsync --readonly
+# The wanted table, but for the first two blocks alone.
+dmsetup create "$DEVICE" --noudevsync --readonly --table "0 16 ${table#0 * }"
 name_is_taken '0 16 verity'
 dmsetup create "$DEVICE" --noudevsync --notable
 name_is_taken none

@@ -42,16 +42,18 @@ done
 umount "$POINT"
 dmsetup remove --noudevsync weak
 
-# One that checks the first blocks alone is named, too.
-printf '%s\n' "0 16 ${table#0 * } try_verify_in_tasklet" "16 $((DATA_BLOCKS * 8 - 16)) linear $loop 16" |
-    dmsetup create weak --noudevsync --readonly
+# One that checks only a part is named, too. That another table serves the rest is refused by all of these kernels.
+part=$((DATA_BLOCKS * 8 - 8))
+dmsetup create weak --noudevsync --readonly --table "0 $part ${table#0 * } try_verify_in_tasklet"
 mount -t erofs -o ro "/dev/dm-$(dmsetup info -c --noheadings -o minor weak)" "$POINT"
 status=0
 mkimg verify "$POINT" --root-hash "$ROOT_HASH" >/run/said || status=$?
 cat /run/said
-same 'the first blocks alone: exit status' 1 "$status"
-contains 'the first blocks alone: audit' "$(cat /run/said)" "checks only some of its $DATA_BLOCKS blocks"
+[ "$status" != 0 ] || fail 'the audit of a part is clean'
+contains 'audit of a part' "$(cat /run/said)" "checks only some of its $DATA_BLOCKS blocks"
 umount "$POINT"
 dmsetup remove --noudevsync weak
+! printf '%s\n' "0 $part ${table#0 * } try_verify_in_tasklet" "$part 8 linear $loop $part" |
+    dmsetup create weak --noudevsync --readonly || fail 'the rest can be served unchecked'
 losetup -d "$loop"
 nothing_left
