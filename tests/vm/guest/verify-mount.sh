@@ -10,9 +10,7 @@ table=$(dmsetup table "$DEVICE")
 case $table in *' 0') table=${table% 0} ;; esac
 mkdir other
 audit_with() { # audit_with OPTIONS WEAKNESSES ON-CORRUPTION
-    # shellcheck disable=SC2086
-    set -- "$1" "$2" "$3" $(echo $1 | wc -w)
-    dmsetup create other --noudevsync --readonly --table "$table $4 $1"
+    dmsetup create other --noudevsync --readonly --table "$table $(echo "$1" | wc -w) $1"
     mount -t erofs -o ro "/dev/dm-$(dmsetup info -c --noheadings -o minor other)" other
     status=0
     mkimg verify other --json >/run/said || status=$?
