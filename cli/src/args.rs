@@ -273,6 +273,17 @@ pub(crate) enum Verity {
     Off,
 }
 
+/// What the kernel does when a block does not match its hash, and no parity mends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnCorruption {
+    /// The read fails with an I/O error.
+    Eio,
+    /// The machine restarts.
+    Restart,
+    /// The kernel panics (Linux 5.9).
+    Panic,
+}
+
 /// What carries a mounted image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Via {
@@ -319,6 +330,7 @@ pub(crate) struct RepairArgs {
 Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+  mkimg mount web.img /mnt --on-corruption panic      no I/O error at a damaged block, but a panic (with dm-verity)
   mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
@@ -337,6 +349,12 @@ pub(crate) struct MountArgs {
     /// How the bytes are checked.
     #[arg(long, value_enum, default_value_t = Verity::Auto)]
     pub verity: Verity,
+    /// What the kernel does at a damaged block (with dm-verity) [default: eio].
+    ///
+    /// A mount with another policy than an earlier one of the same image has a mapped device of its own. Where an
+    /// image is mounted at boot, one damaged block that is read there makes `restart` a loop.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub on_corruption: Option<OnCorruption>,
     /// Let the kernel check the PKCS#7 signature of the root hash by its own keyrings (with dm-verity).
     #[arg(long)]
     pub kernel_signature: bool,
