@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use zerocopy::IntoBytes as _;
 
 use super::raw::{RawMapHeader, SLOT};
-use super::unpack::{Recent, Unpacker};
+use super::unpack::{Recent, Spare};
 use super::{Dir, Extent, Extents, FileType, Inode, Layout, Nid, SYMLINK_MAX, Superblock, Walk, escape};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
@@ -21,6 +21,7 @@ pub struct FileSystem<R> {
     packed: OnceLock<Inode>,
     /// Pieces of which a part was wanted.
     recent: Recent,
+    spare: Spare,
 }
 
 impl<R: ReadAt> FileSystem<R> {
@@ -36,12 +37,13 @@ impl<R: ReadAt> FileSystem<R> {
             let problem = Problem::OutOfBounds { start: 0, length: superblock.length(), limit: size };
             return Err(Error::corrupt(Part::Superblock, offset, problem));
         }
-        Ok(Self { io, superblock, packed: OnceLock::new(), recent: Recent::new() })
+        Ok(Self { io, superblock, packed: OnceLock::new(), recent: Recent::new(), spare: Spare::new() })
     }
 
     /// The same file system, of which all but the superblock is read through `io`.
     pub const fn through<S>(&self, io: S) -> FileSystem<S> {
-        FileSystem { io, superblock: self.superblock, packed: OnceLock::new(), recent: Recent::new() }
+        let superblock = self.superblock;
+        FileSystem { io, superblock, packed: OnceLock::new(), recent: Recent::new(), spare: Spare::new() }
     }
 
     /// The superblock.
@@ -176,7 +178,7 @@ impl<R: ReadAt> FileSystem<R> {
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let buf = buf.get_mut(..wanted).unwrap_or_default();
         let mut done = 0_usize;
-        let mut unpacker = Unpacker::default();
+        let mut unpacker = self.spare.take();
         for extent in self.extents_within(inode, offset, length) {
             let extent = extent?;
             let Extent { logical, length, physical, compressed } = extent;
@@ -195,8 +197,8 @@ impl<R: ReadAt> FileSystem<R> {
                 (Some(start), Some(compressed)) => {
                     let whole = self.recent.piece(self, &mut unpacker, start, compressed)?;
                     let from = usize::try_from(compressed.skip.saturating_add(skip)).unwrap_or(usize::MAX);
-                    for (to, from) in piece.iter_mut().zip(whole.get(from..).unwrap_or_default()) {
-                        *to = *from;
+                    if let Some(part) = whole.get(from..).and_then(|rest| rest.get(..piece.len())) {
+                        piece.copy_from_slice(part);
                     }
                 }
                 (Some(start), None) => self.read(Part::Data, piece, start.saturating_add(skip))?,
@@ -204,6 +206,7 @@ impl<R: ReadAt> FileSystem<R> {
             }
             done = done.saturating_add(piece.len());
         }
+        self.spare.put_back(unpacker);
         Ok(done)
     }
 
@@ -270,7 +273,7 @@ impl<R: ReadAt> FileSystem<R> {
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut buffer = vec![0; BLOCK_LEN.saturating_mul(64)];
-        let mut unpacker = Unpacker::default();
+        let mut unpacker = self.spare.take();
         for extent in self.extents(inode) {
             let Extent { length, physical, compressed, .. } = extent?;
             if let Some((start, compressed)) = physical.zip(compressed) {
@@ -305,6 +308,7 @@ impl<R: ReadAt> FileSystem<R> {
                 done = done.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
             }
         }
+        self.spare.put_back(unpacker);
         Ok(())
     }
 }

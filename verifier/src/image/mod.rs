@@ -8,6 +8,7 @@
 //! | `paths` | whose bytes are they? |
 //! | `parity` | is the parity that of the data? |
 //! | `content` | do the records of the seal fit the file system? |
+//! | `digests` | have the contents the digests that the records claim? |
 //!
 //! `cache` serves the many small reads of the last question and of the linter from whole blocks.
 //!
@@ -19,8 +20,11 @@ mod audit;
 mod blame;
 mod cache;
 mod content;
+mod digests;
 mod error;
+mod faults;
 mod geometry;
+mod in_turn;
 mod lowest;
 mod parity;
 mod paths;
