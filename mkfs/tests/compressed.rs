@@ -7,7 +7,6 @@ mod tar_writer;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -504,10 +503,9 @@ impl ReadAt for Failing<'_> {
 fn wrong_contents_are_found_by_any_number_of_threads() {
     let mut contents: Vec<Vec<u8>> =
         (0..60).map(|at| words(at, 2000 * usize::try_from(at).unwrap())).collect();
-    contents.push(words(99, (9 << 20) + 77));
-    contents.push([noise(98, 5 << 20), words(97, 1 << 20)].concat());
-    for (compression, min_kernel) in [("lz4", (5, 15)), ("lz4", (6, 1)), ("zstd", (6, 12)), ("zstd", (6, 15))]
-    {
+    contents.push(words(99, (4 << 20) + 300_077));
+    contents.push([noise(98, 4 << 20), words(97, 1 << 20)].concat());
+    for (compression, min_kernel) in [("lz4", (5, 15)), ("lz4", (6, 1)), ("zstd", (6, 15))] {
         let scratch = scratch();
         let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
         let good = std::fs::read(image).unwrap();
@@ -522,19 +520,20 @@ fn wrong_contents_are_found_by_any_number_of_threads() {
         let fs = FileSystem::open(&good[..]).unwrap();
         let mut damaged = BTreeSet::new();
         // In the last byte of a part, in the last piece, and in a small file.
-        for (file, place) in [(60, (8 << 20) - 1), (61, 6 << 20), (40, 0)] {
+        for (file, place) in [(60, (4 << 20) - 1), (61, 5 << 20), (40, 0)] {
             let path = format!("/d/{file:03}");
             let inode = fs.resolve(path.as_bytes(), false).unwrap();
             let extents = fs.extents(&inode).map(Result::unwrap);
             let extent = extents.filter(|extent| extent.logical <= place).last().unwrap();
             bytes[usize::try_from(extent.physical.unwrap() + extent.stored() - 9).unwrap()] ^= 1;
-            damaged.insert(path);
+            // A piece of small files gives other content to some of them, not to all.
+            damaged.extend((file >= 60).then_some(path));
         }
         hash_anew(&mut bytes);
         let one = verify(&bytes, 1);
         let named = one.findings.iter().flat_map(|finding| &finding.paths);
         let named: BTreeSet<String> = named.map(|path| String::from_utf8(path.clone()).unwrap()).collect();
-        assert!(named.is_superset(&damaged), "{compression}: {one:#?}");
+        assert!(named.is_superset(&damaged) && named.len() > damaged.len(), "{compression}: {one:#?}");
         assert!(!named.contains("/d/059") && !named.contains("/d/001"), "{compression}: {one:#?}");
         for threads in [2, 8] {
             assert_eq!(one, verify(&bytes, threads), "{compression}, {threads} threads");
@@ -544,7 +543,7 @@ fn wrong_contents_are_found_by_any_number_of_threads() {
         let counting = Failing { bytes: &good, left: AtomicUsize::new(usize::MAX) };
         assert!(verify(&counting, 2).is_clean());
         let reads = usize::MAX - counting.left.into_inner();
-        for number in (1..reads - 20).step_by((reads / 40).max(1)) {
+        for number in (1..reads - 20).step_by((reads / 10).max(1)) {
             let failing = Failing { bytes: &good, left: AtomicUsize::new(number) };
             let report = verify(&failing, 2);
             assert!(failing.left.into_inner() == 0 && !report.is_clean(), "{compression}, read {number}");
@@ -890,7 +889,7 @@ fn root_the_kernel_reads_every_byte() {
                 // Out of order first, while nothing is in the cache.
                 for offset in [content.len() * 2 / 3, content.len() / 3, content.len().saturating_sub(3)] {
                     let mut buffer = vec![0; 100.min(content.len() - offset)];
-                    file.read_exact_at(&mut buffer, offset as u64).unwrap();
+                    ReadAt::read_exact_at(&file, &mut buffer, offset as u64).unwrap();
                     assert!(buffer == content[offset..offset + buffer.len()], "{compression}: file {at}");
                 }
                 assert!(std::fs::read(&path).unwrap() == *content, "{compression} -o {options}: file {at}");
