@@ -15,14 +15,14 @@ use crate::image::open_file;
 /// A copy of an image or its detached seal.
 pub(crate) enum Copy {
     Local(File),
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 impl Copy {
     /// Opens what `--from` names; it must not be the output.
     pub(crate) fn open(from: &OsStr, output: &Output) -> Result<Self> {
         match from.to_str().filter(|text| Place::is_meant(text)) {
-            Some(text) => Ok(Self::Remote(Remote::open(&text.parse()?, Limits::default())?)),
+            Some(text) => Ok(Self::Remote(Box::new(Remote::open(&text.parse()?, Limits::default())?))),
             None => {
                 let file = open_file(Path::new(from))?;
                 output.spare(&file)?;
@@ -35,7 +35,7 @@ impl Copy {
     pub(crate) fn reader(&self) -> Box<dyn ReadAt + '_> {
         match self {
             Self::Local(file) => unsealed(file),
-            Self::Remote(remote) => unsealed(remote),
+            Self::Remote(remote) => unsealed(remote.as_ref()),
         }
     }
 

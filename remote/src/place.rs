@@ -60,8 +60,12 @@ impl FromStr for Place {
             Some(("docker", rest)) => rest.parse().map(Kind::Registry),
             _ => Err("it begins with none of https://, http:// and docker://"),
         };
-        // The text may have a password.
-        let shown = || text.split_once('@').map_or(text, |(before, _)| before).chars().take(100).collect();
+        // What stands before an `@` may be a password.
+        let shown = || match (text.split_once("://"), text.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}"),
+            _ => text.to_owned(),
+        };
+        let shown = || shown().chars().take(100).collect();
         parsed.map(Self).map_err(|problem| BadPlace { text: shown(), problem })
     }
 }

@@ -10,15 +10,24 @@ use mkimg_format::ReadAt;
 use mkimg_remote::{Error, Limits, Place, Remote};
 use server::{Answer, Request, Server, pattern, range};
 
+/// For servers that answer at once.
 const LIMITS: Limits = Limits {
-    wait: Duration::from_millis(300),
-    request: Duration::from_millis(700),
+    wait: Duration::from_secs(20),
+    request: Duration::from_secs(60),
     retries: 2,
     pause: Duration::from_millis(1),
 };
 
+/// For servers that do not.
+const SHORT: Limits =
+    Limits { wait: Duration::from_secs(1), request: Duration::from_secs(2), retries: 0, ..LIMITS };
+
 fn open(url: &str) -> Result<Remote, Error> {
-    Remote::open(&url.parse::<Place>().unwrap(), LIMITS)
+    open_within(url, LIMITS)
+}
+
+fn open_within(url: &str, limits: Limits) -> Result<Remote, Error> {
+    Remote::open(&url.parse::<Place>().unwrap(), limits)
 }
 
 /// A server with a file of so many bytes, which answers as `answer` wants it: that gets the number of the request, and the answer
@@ -42,9 +51,9 @@ fn parts_come_as_they_are_and_no_others() {
         (0, 4096, 0, 0),
         (1000, 100, 0, 0),
         (8192, 1, 1, 4096),
-        (8190, 10, 1, 4096),
+        (8190, 10, 1, 8192),
         (12_287, 1, 0, 0),
-        (20_000, 300_000, 1, 303_104),
+        (20_000, 300_000, 1, 307_200),
         (100_000, 4096, 0, 0),
         // Two requests of a MiB, and the rest; the last block is a short one.
         (500_000, 2_500_001, 3, 2_500_289),
@@ -115,15 +124,16 @@ const CASES: [Case; 24] = [
 fn what_a_server_does_wrong_is_an_error_that_says_so() {
     for (what, twist, text) in CASES {
         let server = serve(100_000, move |number, _, right| if number == 0 { right } else { twist(right) });
-        let remote = open(&server.url("/web.img")).unwrap();
+        let limits = if text == "timeout" { SHORT } else { LIMITS };
+        let remote = open_within(&server.url("/web.img"), limits).unwrap();
         let begun = Instant::now();
         let error = remote.read_exact_at(&mut [0; 4096], 8192).unwrap_err().to_string();
-        assert!(begun.elapsed() < Duration::from_secs(4), "{what}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}: {:?}", begun.elapsed());
         assert!(error.contains(&server.url("/web.img")) && error.lines().count() == 1, "{what}: {error}");
         let fits = if text == "at most" {
             error.contains("bytes") || error.contains("disconnected")
         } else {
-            error.to_lowercase().contains(text)
+            error.to_lowercase().contains(&text.to_lowercase())
         };
         assert!(fits, "{what}: {error}");
         assert_eq!(remote.failure().unwrap().to_string(), error);
@@ -157,13 +167,8 @@ fn more_than_was_asked_for_is_not_read() {
 
 #[test]
 fn what_may_pass_is_tried_again() {
-    let twists: [fn(Answer) -> Answer; 5] = [
-        |right| right.status(503),
-        |right| right.status(429),
-        |right| right.cut(100),
-        |right| right.silent(),
-        |right| right.silent().hang(),
-    ];
+    let twists: [fn(Answer) -> Answer; 4] =
+        [|right| right.status(503), |right| right.status(429), |right| right.cut(100), Answer::silent];
     for (case, twist) in twists.into_iter().enumerate() {
         // Twice wrong, then right: for every part.
         let server =

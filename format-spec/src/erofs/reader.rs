@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use zerocopy::IntoBytes as _;
 
 use super::raw::{RawMapHeader, SLOT};
-use super::unpack::{Recent, Spare};
+use super::unpack::{Recent, Unpacker};
 use super::{Dir, Extent, Extents, FileType, Inode, Layout, Nid, SYMLINK_MAX, Superblock, Walk, escape};
 use crate::{BLOCK_LEN, Error, Part, Problem, ReadAt, Result};
 
@@ -21,7 +21,6 @@ pub struct FileSystem<R> {
     packed: OnceLock<Inode>,
     /// Pieces of which a part was wanted.
     recent: Recent,
-    spare: Spare,
 }
 
 impl<R: ReadAt> FileSystem<R> {
@@ -37,13 +36,12 @@ impl<R: ReadAt> FileSystem<R> {
             let problem = Problem::OutOfBounds { start: 0, length: superblock.length(), limit: size };
             return Err(Error::corrupt(Part::Superblock, offset, problem));
         }
-        Ok(Self { io, superblock, packed: OnceLock::new(), recent: Recent::new(), spare: Spare::new() })
+        Ok(Self { io, superblock, packed: OnceLock::new(), recent: Recent::new() })
     }
 
     /// The same file system, of which all but the superblock is read through `io`.
     pub const fn through<S>(&self, io: S) -> FileSystem<S> {
-        let superblock = self.superblock;
-        FileSystem { io, superblock, packed: OnceLock::new(), recent: Recent::new(), spare: Spare::new() }
+        FileSystem { io, superblock: self.superblock, packed: OnceLock::new(), recent: Recent::new() }
     }
 
     /// The superblock.
@@ -178,7 +176,7 @@ impl<R: ReadAt> FileSystem<R> {
         let wanted = usize::try_from(wanted).unwrap_or(0);
         let buf = buf.get_mut(..wanted).unwrap_or_default();
         let mut done = 0_usize;
-        let mut unpacker = self.spare.take();
+        let mut unpacker = Unpacker::default();
         for extent in self.extents_within(inode, offset, length) {
             let extent = extent?;
             let Extent { logical, length, physical, compressed } = extent;
@@ -206,7 +204,6 @@ impl<R: ReadAt> FileSystem<R> {
             }
             done = done.saturating_add(piece.len());
         }
-        self.spare.put_back(unpacker);
         Ok(done)
     }
 
@@ -273,7 +270,7 @@ impl<R: ReadAt> FileSystem<R> {
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut buffer = vec![0; BLOCK_LEN.saturating_mul(64)];
-        let mut unpacker = self.spare.take();
+        let mut unpacker = Unpacker::default();
         for extent in self.extents(inode) {
             let Extent { length, physical, compressed, .. } = extent?;
             if let Some((start, compressed)) = physical.zip(compressed) {
@@ -308,7 +305,6 @@ impl<R: ReadAt> FileSystem<R> {
                 done = done.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
             }
         }
-        self.spare.put_back(unpacker);
         Ok(())
     }
 }

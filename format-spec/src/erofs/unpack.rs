@@ -1,7 +1,6 @@
 //! Taking compressed pieces out.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::algorithm::Decoder;
@@ -35,32 +34,6 @@ impl Unpacker {
         }
         let length = u64::try_from(plain.len()).unwrap_or(u64::MAX);
         Err(Error::corrupt(Part::Data, start, Problem::Undecodable { algorithm, length }))
-    }
-}
-
-/// An unpacker between two reads: decoders allocate and fill tables when they are made, which takes as long as to decode a small
-/// piece.
-#[derive(Default)]
-pub(super) struct Spare(Mutex<Option<Unpacker>>);
-
-impl Spare {
-    pub(super) const fn new() -> Self {
-        Self(Mutex::new(None))
-    }
-
-    /// The spare one, or a new one while somebody else has it.
-    pub(super) fn take(&self) -> Unpacker {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
-    }
-
-    pub(super) fn put_back(&self, unpacker: Unpacker) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(unpacker);
-    }
-}
-
-impl fmt::Debug for Spare {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Spare")
     }
 }
 
