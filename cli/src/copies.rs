@@ -31,7 +31,7 @@ impl Copy {
         }
     }
 
-    /// The copy as one that can be read where the image has its bytes.
+    /// The copy as one that has its bytes where the image has them.
     pub(crate) fn reader(&self) -> Box<dyn ReadAt + '_> {
         match self {
             Self::Local(file) => unsealed(file),

@@ -66,7 +66,8 @@ impl Failure {
 impl Client {
     /// A client for one server: with `secure`, nothing goes over a connection without TLS, redirects neither.
     pub(crate) fn new(secure: bool, limits: Limits) -> Result<Self, Error> {
-        let mut config = Agent::config_builder()
+        let config = Agent::config_builder()
+            .tls_config(tls(secure)?)
             .http_status_as_error(false)
             .https_only(secure)
             .max_redirects(REDIRECTS_MAX)
@@ -76,9 +77,6 @@ impl Client {
             .timeout_per_read(Some(limits.wait))
             .timeout_per_write(Some(limits.wait))
             .timeout_global(Some(limits.request));
-        if secure {
-            config = config.tls_config(tls()?);
-        }
         Ok(Self { agent: config.build().new_agent(), limits })
     }
 
@@ -119,10 +117,10 @@ impl Client {
 }
 
 /// TLS by ring, which signs and verifies everything else here, and the authorities that the system trusts.
-fn tls() -> Result<TlsConfig, Error> {
+fn tls(required: bool) -> Result<TlsConfig, Error> {
     // SSL_CERT_FILE and SSL_CERT_DIR come first; a bundle that is broken in parts is good for the rest.
     let found = rustls_native_certs::load_native_certs().certs;
-    if found.is_empty() {
+    if required && found.is_empty() {
         return Err(Error::NoAuthorities);
     }
     let roots: Vec<_> = found.iter().map(|found| Certificate::from_der(found).to_owned()).collect();

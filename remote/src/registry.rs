@@ -8,7 +8,7 @@ use ureq::http::HeaderMap;
 
 use crate::Error;
 use crate::credentials::{self, Credentials};
-use crate::http::{Client, Failure, Limits, refused, transport};
+use crate::http::{Client, Failure, refused, transport};
 use crate::place::{Pick, Reference, is_digest};
 
 /// Bytes of a manifest: more than registries take.
@@ -29,7 +29,6 @@ pub(crate) struct Registry {
     credentials: Credentials,
     /// The value of `Authorization`, once it was asked for.
     authorization: Option<String>,
-    limits: Limits,
 }
 
 #[derive(Deserialize)]
@@ -62,7 +61,7 @@ pub(crate) fn is_secure(host: &str) -> bool {
 }
 
 impl Registry {
-    pub(crate) fn new(reference: &Reference, limits: Limits) -> Result<Self, Error> {
+    pub(crate) fn new(reference: &Reference) -> Result<Self, Error> {
         let host = match reference.host.as_str() {
             // The one registry that has another name than its images.
             "docker.io" => "registry-1.docker.io",
@@ -74,7 +73,6 @@ impl Registry {
             reference: reference.clone(),
             credentials: credentials::find(&reference.host)?,
             authorization: None,
-            limits,
         })
     }
 
@@ -172,10 +170,11 @@ impl Registry {
 
     fn token(&self, client: &Client, challenge: &Challenge) -> Result<String, Failure> {
         let realm = challenge.value("realm").unwrap_or_default();
-        // Credentials go there, so it must be as safe as the registry itself.
-        let secure = realm.starts_with("https://");
-        let plain = self.base.starts_with("http://");
-        if !(secure || plain && realm.starts_with("http://")) {
+        // Credentials go there.
+        let here = realm
+            .strip_prefix("http://")
+            .is_some_and(|rest| !is_secure(rest.split(['/', '?', '#']).next().unwrap_or_default()));
+        if !here && !realm.starts_with("https://") {
             return Err(self.no_entry("it sends for a token to a place that is not https"));
         }
         let mut url = realm.to_owned();
@@ -190,14 +189,6 @@ impl Registry {
         }
         let basic = self.credentials.basic.as_ref().map(|basic| format!("Basic {basic}"));
         let headers: Vec<_> = basic.iter().map(|value| ("authorization", value.as_str())).collect();
-        let other;
-        // A registry on this machine may have its tokens from elsewhere.
-        let client = if secure && plain {
-            other = Client::new(true, self.limits).map_err(Failure::Lasting)?;
-            &other
-        } else {
-            client
-        };
         let answer = client.get(&url, &headers)?;
         match answer.status().as_u16() {
             200 => {}

@@ -64,7 +64,7 @@ impl Remote {
             Kind::Web(url) => (Client::new(url.starts_with("https:"), limits)?, url.clone(), None),
             Kind::Registry(reference) => {
                 let client = Client::new(is_secure(&reference.host), limits)?;
-                let mut registry = Registry::new(reference, limits)?;
+                let mut registry = Registry::new(reference)?;
                 let url = registry.blob(&client)?;
                 (client, url, Some(registry))
             }

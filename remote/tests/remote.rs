@@ -93,7 +93,7 @@ fn short_files_are_files() {
 /// What a server does at the second request, whether that is the end, and what the error says.
 type Case = (&'static str, fn(Answer) -> Answer, &'static str);
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     ("ignores ranges", |right| right.status(200), "ignores `Range`"),
     ("not there any more", |right| right.status(404), "answers 404"),
     ("not for us", |right| right.status(403), "answers 403"),
@@ -117,6 +117,8 @@ const CASES: [Case; 24] = [
     ("drips", Answer::drip, "timeout"),
     ("a head without an end", Answer::endless, "header"),
     ("not HTTP", |right| right.raw("SSH-2.0-OpenSSH\r\n\r\n"), ""),
+    ("off to TLS", |right| right.status(302).header("location", "https://127.0.0.1:1/a"), ""),
+    ("off to nowhere", |right| right.status(302).header("location", "https:///a"), ""),
     ("a circle", |right| right.status(302).header("location", "/web.img"), "redirect"),
 ];
 
@@ -272,6 +274,8 @@ fn registries_that_ask_for_something_else_are_refused() {
         ("", "of a kind"),
         ("Bearer realm=\"ftp://example.org/token\"", "not https"),
         ("Bearer service=\"a\"", "not https"),
+        ("Bearer realm=\"http://example.org/token\"", "not https"),
+        ("Bearer realm=\"http://127.0.0.1@example.org/token\"", "not https"),
     ] {
         let server =
             Server::start(move |_, _| Answer::new(401, Vec::new()).header("www-authenticate", challenge));

@@ -201,12 +201,13 @@ struct Registry {
 }
 
 impl Registry {
-    fn start(dir: &Path) -> Self {
+    /// Serves what lies below `dir`; `http` and `more` go into its configuration.
+    fn start(dir: &Path, http: &str, more: &str) -> Self {
         let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let (root, config) = (dir.join("registry"), dir.join("registry.yml"));
         let text = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'}}\n",
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'{http}}}\n{more}\n",
             root.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -263,7 +264,7 @@ fn a_copy_in_a_registry_mends_what_is_damaged() {
         (dir.path().join("image"), dir.path().join("mended"), dir.path().join("seal"));
     let good = std::fs::read(&image).unwrap();
     let _ = mkimg(args!["seal", image, "-o", seal]).ok();
-    let registry = Registry::start(dir.path());
+    let registry = Registry::start(dir.path(), "", "");
     let host = &registry.host;
     let push = |name: &str, bytes: &[u8]| {
         let layout = dir.path().join(name);
@@ -311,7 +312,7 @@ fn a_copy_in_a_registry_mends_what_is_damaged() {
     let _ = mkimg(args!["repair", image, "-o", mended, "--from", from, "--root-hash", root]).ok();
     assert!(std::fs::read(&mended).unwrap() == good, "the seal has what is missing");
 
-    // What is not there, and what goes away.
+    // What is not there.
     for (from, text) in [
         (format!("docker://{host}/images/web:v2"), "404"),
         (format!("docker://{host}/images/web@sha256:{}", "0".repeat(64)), "404"),
@@ -322,4 +323,65 @@ fn a_copy_in_a_registry_mends_what_is_damaged() {
         let refused = mkimg(args!["repair", image, "-o", mended, "--from", from]).output().code(1);
         assert!(refused.error_line().contains(text), "{}", refused.err());
     }
+
+    std::fs::write(&image, &damaged).unwrap();
+    a_registry_with_a_password(dir.path(), &image, &mended);
+    let error = a_registry_with_tls(dir.path(), &image, &mended, &format!("/v2/images/web/blobs/{digest}"));
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+    assert!(std::fs::read(&mended).unwrap() == good, "over TLS");
+}
+
+/// `user` and `secret`, as htpasswd has them.
+const HTPASSWD: &str = "user:$2b$04$1sxJKlGwgsMBXe6hNJFgf..aILx8RBxVQY/WYH5DKqNFmurOz7dXa\n";
+
+fn a_registry_with_a_password(dir: &Path, image: &Path, mended: &Path) {
+    let (passwords, logins) = (dir.join("htpasswd"), dir.join("auth.json"));
+    std::fs::write(&passwords, HTPASSWD).unwrap();
+    let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", passwords.display());
+    let registry = Registry::start(dir, "", &auth);
+    for (password, text) in [("dXNlcjpzZWNyZXQ=", ""), ("dXNlcjp3cm9uZw==", "401"), ("", "none are stored")] {
+        let login = serde_json::json!({"auths": {&registry.host: {"auth": password}}});
+        std::fs::write(&logins, login.to_string()).unwrap();
+        let from = format!("docker://{}/images/web:v1", registry.host);
+        let run =
+            mkimg(args!["repair", image, "-o", mended, "--from", from]).env("REGISTRY_AUTH_FILE", &logins);
+        if text.is_empty() {
+            let _ = run.ok();
+        } else {
+            let refused = run.output().code(1);
+            assert!(refused.error_line().contains(text), "{}", refused.err());
+        }
+    }
+}
+
+/// Repairs over TLS, with an authority that is named; returns what is said when it is not.
+fn a_registry_with_tls(dir: &Path, image: &Path, mended: &Path, path: &str) -> String {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let new_key =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "1"];
+    let [authority, authority_key, cert, key] = ["ca.pem", "ca.key", "server.pem", "server.key"].map(file);
+    let _ = command::tool("openssl", new_key)
+        .args(args!["-keyout", authority_key, "-out", authority, "-subj", "/CN=authority"])
+        .ok();
+    let _ = command::tool("openssl", new_key)
+        .args(args![
+            "-CA",
+            authority,
+            "-CAkey",
+            authority_key,
+            "-keyout",
+            key,
+            "-out",
+            cert,
+            "-subj",
+            "/CN=server"
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .ok();
+    let registry = Registry::start(dir, &format!(", tls: {{certificate: {cert}, key: {key}}}"), "");
+    let from = format!("https://{}{path}", registry.host);
+    let repair = || mkimg(args!["repair", image, "-o", mended, "--from", from]);
+    let _ = repair().env("SSL_CERT_FILE", &authority).ok();
+    // Another authority than the one that has signed it.
+    repair().env("SSL_CERT_FILE", &cert).output().code(1).error_line()
 }
