@@ -171,9 +171,8 @@ impl Registry {
     fn token(&self, client: &Client, challenge: &Challenge) -> Result<String, Failure> {
         let realm = challenge.value("realm").unwrap_or_default();
         // Credentials go there.
-        let here = realm
-            .strip_prefix("http://")
-            .is_some_and(|rest| !is_secure(rest.split(['/', '?', '#']).next().unwrap_or_default()));
+        let host = realm.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#']).next());
+        let here = host.is_some_and(|host| !host.contains('@') && !is_secure(host));
         if !here && !realm.starts_with("https://") {
             return Err(self.no_entry("it sends for a token to a place that is not https"));
         }

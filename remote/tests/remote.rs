@@ -275,7 +275,7 @@ fn registries_that_ask_for_something_else_are_refused() {
         ("Bearer realm=\"ftp://example.org/token\"", "not https"),
         ("Bearer service=\"a\"", "not https"),
         ("Bearer realm=\"http://example.org/token\"", "not https"),
-        ("Bearer realm=\"http://127.0.0.1@example.org/token\"", "not https"),
+        ("Bearer realm=\"http://127.0.0.1:80@example.org/token\"", "not https"),
     ] {
         let server =
             Server::start(move |_, _| Answer::new(401, Vec::new()).header("www-authenticate", challenge));
