@@ -112,6 +112,8 @@ impl Registry {
                     return Ok(Some(manifest));
                 }
                 404 => return Ok(None),
+                // A digest may be that of a blob, and some registries stumble over one that is asked for as a manifest.
+                400 | 406 | 500 if matches!(self.reference.pick, Pick::Digest(_)) => return Ok(None),
                 401 if !asked => self.authorize(client, answer.headers())?,
                 status => return Err(self.refused(url, status)),
             }

@@ -90,7 +90,7 @@ fn short_files_are_files() {
     }
 }
 
-/// What a server does at the second request, whether that is the end, and what the error says.
+/// What a server does when it is asked for more than the first block, and what the error says.
 type Case = (&'static str, fn(Answer) -> Answer, &'static str);
 
 const CASES: [Case; 26] = [
@@ -125,9 +125,13 @@ const CASES: [Case; 26] = [
 #[test]
 fn what_a_server_does_wrong_is_an_error_that_says_so() {
     for (what, twist, text) in CASES {
-        let server = serve(100_000, move |number, _, right| if number == 0 { right } else { twist(right) });
+        let server = serve(100_000, move |_, request, right| {
+            if request.header("range") == Some("bytes=0-4095") { right } else { twist(right) }
+        });
         let limits = if text == "timeout" { SHORT } else { LIMITS };
-        let remote = open_within(&server.url("/web.img"), limits).unwrap();
+        // A busy machine may be slow to answer at all.
+        let open = || open_within(&server.url("/web.img"), limits);
+        let remote = (0..9).find_map(|_| open().ok()).unwrap();
         let begun = Instant::now();
         let error = remote.read_exact_at(&mut [0; 4096], 8192).unwrap_err().to_string();
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}: {:?}", begun.elapsed());
