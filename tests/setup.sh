@@ -58,7 +58,8 @@ if [ ! -x "$MKIMG_TOOLS/bin/docker-registry" ]; then
     mkdir -p "$MKIMG_TOOLS/bin" "$MKIMG_TOOLS/registry"
     (
         cd "$MKIMG_TOOLS/registry"
-        apt-get -q download docker-registry || { as_root apt-get -q update && apt-get -q download docker-registry; }
+        download=(apt-get -q -o APT::Sandbox::User="$(id -un)" download docker-registry)
+        "${download[@]}" || { as_root apt-get -q update && "${download[@]}"; }
         dpkg-deb --fsys-tarfile docker-registry_*.deb | tar -x --no-same-owner ./usr/bin/docker-registry
         mv usr/bin/docker-registry "$MKIMG_TOOLS/bin/"
     )
