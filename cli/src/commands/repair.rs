@@ -27,8 +27,7 @@ struct Summary {
     copied: u64,
     corrected: u64,
     computed: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fetched: Option<u64>,
+    fetched: u64,
     findings: u64,
 }
 
@@ -80,7 +79,7 @@ fn json(repaired: &Repaired, remotes: &[&Remote], out: &mut impl Write) -> Resul
         copied: mended.copied,
         corrected: mended.corrected,
         computed: mended.computed,
-        fetched: (!remotes.is_empty()).then(|| remotes.iter().map(|remote| remote.traffic().bytes).sum()),
+        fetched: remotes.iter().map(|remote| remote.traffic().bytes).sum(),
         findings: findings(after),
     };
     json_line(out, &summary)
