@@ -301,6 +301,13 @@ Examples:
   mkimg repair web.img -o mended.img --root-hash 5d0f...    from parity (mkimg build --fec)
   mkimg repair web.img -o mended.img --from old.img         from a copy, which may be damaged as well
   mkimg repair web.img -o mended.img --from web.seal        all but file data, from the detached seal
+  mkimg repair web.img -o mended.img --from https://example.org/web.img
+  mkimg repair web.img -o mended.img --from docker://registry.example.org/web:v1
+
+Of a copy on a web server or in a registry only the bad blocks are fetched, so the server has to send parts
+of a file (HTTP ranges). In a registry it is the one layer of what the name stands for, or the blob with the
+digest (docker://HOST/NAME@sha256:...); user names and passwords are taken from $REGISTRY_AUTH_FILE or
+~/.docker/config.json, and certificate authorities from the system or $SSL_CERT_FILE.
 
 Every block is checked against its hash before it is taken, up to the root hash. The damaged image is
 only read. Exit status: 0 the copy is the image, to the byte; 1 it could not be mended: what is still
@@ -314,9 +321,10 @@ pub(crate) struct RepairArgs {
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = crate::trust::root_hash)]
     pub root_hash: Option<[u8; 32]>,
-    /// Another copy of the image, or its detached seal; may be given several times.
-    #[arg(long, value_name = "FILE")]
-    pub from: Vec<PathBuf>,
+    /// Another copy of the image, or its detached seal: a file, an http:// or https:// URL, or docker://HOST/NAME; may be
+    /// given several times, and is asked in that order.
+    #[arg(long, value_name = "FILE|URL")]
+    pub from: Vec<OsString>,
     /// Number of threads, at most 64 [default: one for each processor, at most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
