@@ -37,6 +37,7 @@ mod read_at;
 pub mod records;
 pub mod salt;
 pub mod seal;
+pub mod sound;
 pub mod trace;
 pub mod trailer;
 pub mod verity;

@@ -29,24 +29,22 @@ pub enum Place {
     At(u64),
 }
 
-/// An image, and behind it the file that has its tree, if that is another one.
+/// Where a file with a tree begins: behind every image that a tree of 2^32 - 1 blocks can be over.
+const HASH_FILE: u64 = 1 << 44;
+
+/// An image, and far behind it the file that has its tree, if that is another one.
 ///
 /// So whoever reads data and tree has one space of offsets.
 #[derive(Debug)]
 pub struct Joined<D, H = D> {
     image: D,
-    hashes: Option<(u64, H)>,
+    hashes: Option<H>,
 }
 
 impl<D: ReadAt, H: ReadAt> Joined<D, H> {
-    /// Puts the tree at the first block boundary behind the image.
-    ///
-    /// # Errors
-    /// When the length of the image cannot be found out.
-    pub fn new(image: D, hashes: Option<H>) -> io::Result<Self> {
-        let size = image.size()?;
-        let start = size.checked_next_multiple_of(BLOCK_SIZE).ok_or(io::ErrorKind::FileTooLarge)?;
-        Ok(Self { image, hashes: hashes.map(|hashes| (start, hashes)) })
+    /// Both as one.
+    pub const fn new(image: D, hashes: Option<H>) -> Self {
+        Self { image, hashes }
     }
 
     /// The image alone.
@@ -55,30 +53,22 @@ impl<D: ReadAt, H: ReadAt> Joined<D, H> {
     }
 
     /// The file that has the tree, if that is another one.
-    pub fn hashes(&self) -> Option<&H> {
-        self.hashes.as_ref().map(|(_, hashes)| hashes)
-    }
-
-    /// Where the file with the tree begins, if that is another one.
-    fn start(&self) -> Option<u64> {
-        self.hashes.as_ref().map(|(start, _)| *start)
+    pub const fn hashes(&self) -> Option<&H> {
+        self.hashes.as_ref()
     }
 }
 
 impl<D: ReadAt, H: ReadAt> ReadAt for Joined<D, H> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        match &self.hashes {
-            Some((start, hashes)) if offset >= *start => {
-                hashes.read_exact_at(buf, offset.saturating_sub(*start))
-            }
-            // What begins in the image ends in it, or not at all.
+        match (&self.hashes, offset.checked_sub(HASH_FILE)) {
+            (Some(hashes), Some(offset)) => hashes.read_exact_at(buf, offset),
             _ => self.image.read_exact_at(buf, offset),
         }
     }
 
     fn size(&self) -> io::Result<u64> {
         match &self.hashes {
-            Some((start, hashes)) => Ok(start.saturating_add(hashes.size()?)),
+            Some(hashes) => Ok(HASH_FILE.saturating_add(hashes.size()?)),
             None => self.image.size(),
         }
     }
@@ -95,7 +85,9 @@ pub struct Volume {
     pub data_blocks: u64,
     /// Length in bytes of the file system, by a superblock that nobody has vouched for.
     pub file_system: Option<u64>,
-    /// Where the file with the tree begins, if that is another one than the image.
+    /// Length in bytes of the file that has the data.
+    pub image_size: u64,
+    /// Where the file with the tree begins, if that is another one.
     pub hash_file: Option<u64>,
     superblock: [u8; SUPERBLOCK_LEN],
 }
@@ -126,10 +118,10 @@ impl Volume {
     pub fn open<D: ReadAt, H: ReadAt>(image: &Joined<D, H>, place: Place) -> Result<Self> {
         let part = Part::VeritySuperblock;
         let size = image.size().map_err(io_error(part, 0))?;
-        let data_size = image.image().size().map_err(io_error(part, 0))?;
+        let image_size = image.image().size().map_err(io_error(part, 0))?;
         let raw = raw_superblock(image)?.filter(|raw| raw.magic.get() == SUPER_MAGIC);
         let file_system = raw.as_ref().and_then(length);
-        let hash_file = image.start();
+        let hash_file = image.hashes().map(|_| HASH_FILE);
         let places = match (place, hash_file) {
             (Place::At(offset), start) => [start.unwrap_or_default().checked_add(offset), None],
             (Place::Usual, Some(start)) => [Some(start), None],
@@ -149,7 +141,7 @@ impl Volume {
                     let votes = [
                         Some(parameters.data_blocks),
                         file_system.map(|length| length.div_ceil(BLOCK_SIZE)),
-                        behind.or(hash_file.map(|_| data_size / BLOCK_SIZE)),
+                        behind.or(hash_file.map(|_| image_size / BLOCK_SIZE)),
                     ];
                     let data_blocks = majority(votes.into_iter().flatten().filter(|blocks| {
                         // What overlaps the tree is no answer, and an answer there must be.
@@ -170,6 +162,7 @@ impl Volume {
                         hash_offset,
                         data_blocks,
                         file_system,
+                        image_size,
                         hash_file,
                         superblock,
                     });
@@ -298,7 +291,7 @@ mod tests {
     }
 
     fn open(image: &Vec<u8>, hashes: Option<&Vec<u8>>, place: Place) -> Result<Volume> {
-        Volume::open(&Joined::new(image, hashes).unwrap(), place)
+        Volume::open(&Joined::new(image, hashes), place)
     }
 
     #[test]
@@ -321,8 +314,8 @@ mod tests {
             let mut hashes = vec![0; 16384];
             hashes[offset..offset + 512].copy_from_slice(&parameters(10).to_bytes());
             let volume = open(&data, Some(&hashes), place).unwrap();
-            assert_eq!(volume.hash_offset, 40960 + offset as u64);
-            assert_eq!((volume.data_blocks, volume.hash_file), (10, Some(40960)));
+            assert_eq!(volume.hash_offset, HASH_FILE + offset as u64);
+            assert_eq!((volume.data_blocks, volume.hash_file), (10, Some(HASH_FILE)));
         }
     }
 

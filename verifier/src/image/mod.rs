@@ -8,6 +8,7 @@
 //! | `paths` | whose bytes are they? |
 //! | `parity` | is the parity that of the data? |
 //! | `content` | do the records of the seal fit the file system? |
+//! | `volume` | the same questions of an image of another writer, which has no records |
 //!
 //! `cache` serves the many small reads of the last question and of the linter from whole blocks.
 //!
@@ -27,8 +28,10 @@ mod paths;
 mod report;
 mod scan;
 mod view;
+mod volume;
 
 pub use audit::{Options, verify_image};
 pub(crate) use cache::Cached;
 pub use error::Error;
 pub use report::{FINDINGS_MAX, Finding, PATHS_MAX, Region, Report};
+pub use volume::verify_volume;
