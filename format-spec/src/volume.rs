@@ -14,7 +14,7 @@ use crate::header;
 use crate::merkle::level_blocks;
 use crate::trailer;
 use crate::verity::{self, Level, Parameters, SUPERBLOCK_LEN};
-use crate::{BLOCK_SIZE, Error, Part, Problem, ReadAt, Result};
+use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, ReadAt, Result, Sha256};
 
 /// [`SUPERBLOCK_LEN`] as an offset.
 const SUPERBLOCK_SIZE: u64 = 512;
@@ -194,6 +194,18 @@ impl Volume {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.levels().first().map_or(self.tree_offset(), |leaf| leaf.block_offset(leaf.blocks))
+    }
+
+    /// The root hash that the tree leads to, if the blocks below do: nothing of it is proven.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn claimed_root(&self, image: &(impl ReadAt + ?Sized)) -> Result<Sha256> {
+        let (part, offset) =
+            if self.data_blocks == 1 { (Part::Data, 0) } else { (Part::Tree, self.tree_offset()) };
+        let mut block = [0; BLOCK_LEN];
+        image.read_exact_at(&mut block, offset).map_err(io_error(part, offset))?;
+        Ok(self.parameters.salt.hash_block(&block))
     }
 
     /// Byte offset behind the data under the tree.

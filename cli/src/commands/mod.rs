@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod extract;
 pub(crate) mod inspect;
+mod inspect_volume;
 mod layer_counts;
 pub(crate) mod ls;
 pub(crate) mod manual;
@@ -22,6 +23,7 @@ pub(crate) mod verify;
 mod verify_image;
 mod verify_mount;
 mod verify_tree;
+mod verify_volume;
 pub(crate) mod watch;
 
 use std::num::NonZeroUsize;
