@@ -138,7 +138,8 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             (Some(wanted), Some(own)) if consistent => {
                 let problem = format!("the tree leads to root hash {}, not to {}", hex(&own), hex(&wanted));
                 self.add_of_hashes(Region::RootHash, self.volume.tree_offset(), BLOCK_SIZE, problem);
-                (own, Some(Expect::Unknown))
+                // Where it is damaged against itself is worth knowing.
+                (own, Some(Expect::Holds))
             }
             (Some(wanted), _) => {
                 let problem = format!("neither the tree nor the data leads to root hash {}", hex(&wanted));
@@ -280,7 +281,9 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             let problem = format!("byte of {field} that says nothing is not zero");
             self.add_of_hashes(Region::VeritySuperblock, offset, 1, problem);
         }
-        if let Some(length) = volume.file_system.filter(|length| *length > volume.data_end()) {
+        // Of a superblock that is damaged no number counts.
+        let damaged = self.findings.has(&[Region::Superblock]);
+        if let Some(length) = volume.file_system.filter(|length| !damaged && *length > volume.data_end()) {
             let covered = volume.data_end();
             let problem = format!("the file system has {length} bytes, the tree covers the first {covered}");
             self.findings.add(Region::Superblock, 1024, 128, problem);
