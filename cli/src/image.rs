@@ -47,6 +47,14 @@ pub(crate) fn open_any(path: &Path) -> Result<Sealed<File>> {
     Ok(sealed)
 }
 
+/// The header of an image, for what needs its records.
+pub(crate) fn header(path: &Path, image: &Sealed<File>) -> Result<Header> {
+    if is_of_others(image).unwrap_or(false) {
+        bail!("{}: has no seal, as mkimg has not written it", show(path));
+    }
+    Header::read(image).with_context(|| show(path))
+}
+
 /// An image, or a detached seal, and the file system in it.
 pub(crate) struct Image {
     pub sealed: Sealed<File>,
@@ -56,12 +64,8 @@ pub(crate) struct Image {
 impl Image {
     /// Opens an image.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let name = || show(path);
-        let sealed = Sealed::open(open_file(path)?).with_context(name)?;
-        if is_of_others(&sealed).unwrap_or(false) {
-            bail!("{}: has no seal, as mkimg has not written it", show(path));
-        }
-        let header = Header::read(&sealed).with_context(name)?;
+        let sealed = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        let header = header(path, &sealed)?;
         Ok(Self { sealed, header })
     }
 

@@ -81,7 +81,7 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             self.report_damage(&verdict);
             sound &= verdict.ranges.iter().all(|range| range.start >= volume.tree_offset());
             if expect == Expect::Holds {
-                self.report_spare_slots(&scan, &shape);
+                self.report_spare_slots(&scan, &shape, &verdict);
             }
         }
         self.report_numbers();
@@ -163,14 +163,16 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     }
 
     /// Hashes behind the last one that is used were made for blocks that nobody looks at any more.
-    fn report_spare_slots(&mut self, scan: &Scan, shape: &Shape<'_>) {
+    fn report_spare_slots(&mut self, scan: &Scan, shape: &Shape<'_>, verdict: &Verdict) {
         for (level, records) in scan.records.iter().enumerate() {
             let last = shape.levels.get(level).map_or(0, |level| level.blocks.saturating_sub(1));
             let used = first_bits(shape.used(level, last));
-            if records.get(last).is_some_and(|record| record.differ & !used != 0) {
+            let offset = shape.offset(level, last);
+            let damaged = verdict.ranges.iter().any(|range| (range.start..range.end).contains(&offset));
+            if !damaged && records.get(last).is_some_and(|record| record.differ & !used != 0) {
                 let blocks = self.volume.data_blocks;
                 let problem = format!("hash block has hashes of more than the {blocks} blocks of the image");
-                self.add_of_hashes(Region::Tree, shape.offset(level, last), BLOCK_SIZE, problem);
+                self.add_of_hashes(Region::Tree, offset, BLOCK_SIZE, problem);
             }
         }
     }
