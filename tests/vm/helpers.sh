@@ -8,6 +8,8 @@
 #                               DATA_BLOCKS of the image
 #   /disk/{trusted,stranger}.mkimg, .der, .pem, .pub
 #                               the image signed by two people, their certificates and public keys
+#   /disk/foreign.erofs         an image of mkfs.erofs with a tree of veritysetup, and foreign.sha256, what must be found in it;
+#                               facts of it begin with FOREIGN_
 #   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
 # shellcheck shell=sh
 # shellcheck source=/dev/null

@@ -619,6 +619,53 @@ fn every_byte_of_the_superblocks_of_an_image_of_others() {
     );
 }
 
+/// What is under a tree that holds may still be made to attack a parser. It has no records and no linter, and has to be sound.
+#[test]
+fn file_systems_of_others_that_are_not_sound() {
+    type Spoil = fn(&mut [u8], &Header);
+    /// Where a name stands in the metadata area.
+    fn name(bytes: &[u8], header: &Header, name: &[u8]) -> usize {
+        let meta = header.meta_block as usize * BLOCK_LEN;
+        meta + bytes[meta..].windows(name.len()).position(|window| window == name).unwrap()
+    }
+    // The inode of /a is 80 bytes before the name of its attribute.
+    let cases: [(&str, Spoil); 6] = [
+        ("structure 28768: directory at byte 28768: \"/mpty\" is not a file name /", |bytes, header| {
+            bytes[name(bytes, header, b"empty")] = b'/';
+        }),
+        (
+            "structure 28704: directory at byte 28704: entry holes is not in ascending order /",
+            |bytes, header| bytes[name(bytes, header, b"empty")] = b'z',
+        ),
+        ("structure 29088: directory at byte 29088: directory is reachable twice /dir", |bytes, header| {
+            // `..` of /dir leads to /dir.
+            let at = name(bytes, header, b"...chard") - 4 * 12;
+            let own: [u8; 8] = *bytes[at..].first_chunk().unwrap();
+            bytes[at + 12..at + 20].copy_from_slice(&own);
+        }),
+        (
+            "structure 28896: inode at byte 28896: 12288 bytes from 16773120 reach beyond 73728 /a",
+            |bytes, header| {
+                let inode = name(bytes, header, b"kvalue") - 80;
+                bytes[inode + 16..inode + 20].copy_from_slice(&0xfff_u32.to_le_bytes());
+            },
+        ),
+        ("structure 28972: xattr at byte 28972: 212 bytes from 0 reach beyond 12 /a", |bytes, header| {
+            let at = name(bytes, header, b"kvalue");
+            bytes[at - 4] = 200;
+        }),
+        ("structure 28896: inode at byte 28896: i_format is 241, must be below 16 /a", |bytes, header| {
+            let inode = name(bytes, header, b"kvalue") - 80;
+            bytes[inode] |= 0xf0;
+        }),
+    ];
+    for (text, spoil) in cases {
+        let image = of_others(&Spec { spoil, ..Spec::default() }, &[0x5a; 32]);
+        let found = said(&image.bytes, None, image.root);
+        assert_eq!(found.first().map(String::as_str), Some(text), "{found:#?}");
+    }
+}
+
 /// Attack, data, tree, and what the two say.
 type Case<'a> = (&'a str, &'a [u8], Vec<u8>, Says, Vec<&'a str>);
 
@@ -652,7 +699,7 @@ fn two_files_that_do_not_belong_together() {
     let tree_damaged =
         "tree 8192: in the hash file: hash block is damaged, and what it covers is accounted for";
     let (data_longer, tree_longer) = ([data, &[1; 10]].concat(), [hashes, &[1; 10]].concat());
-    let rows: [Case<'_>; 10] = [
+    let rows: [Case<'_>; 11] = [
         ("nothing", data, whole(), Says::Fine, vec![]),
         (
             "a damaged block",
@@ -691,6 +738,16 @@ fn two_files_that_do_not_belong_together() {
             tree_longer,
             Says::Fine,
             vec!["trailing 20480: in the hash file: 10 bytes behind the end of the tree at 20480"],
+        ),
+        (
+            "a block less in all places but the file system",
+            &data[..at - BLOCK_LEN],
+            patched(hashes, 72, &315_u64.to_le_bytes()),
+            Says::Wrong,
+            vec![
+                "superblock 1024: the file system has 1294336 bytes, the tree covers the first 1290240",
+                "tree 16384: in the hash file: hash block has hashes of more than the 315 blocks of the image",
+            ],
         ),
         (
             "another number of blocks",
