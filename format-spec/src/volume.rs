@@ -11,7 +11,7 @@ use zerocopy::FromBytes as _;
 
 use crate::erofs::raw::{INCOMPAT_48BIT, RawSuperblock, SUPER_MAGIC, SUPERBLOCK_OFFSET};
 use crate::header;
-use crate::merkle::level_blocks;
+use crate::merkle::{FANOUT, level_blocks};
 use crate::trailer;
 use crate::verity::{self, Level, Parameters, SUPERBLOCK_LEN};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, ReadAt, Result, Sha256};
@@ -136,17 +136,24 @@ impl Volume {
             match read_superblock(image, hash_offset, size) {
                 Ok((parameters, superblock)) => {
                     let hash_blocks = hash_file.is_none().then_some(hash_offset / BLOCK_SIZE);
-                    let room = hash_blocks.unwrap_or(u64::MAX);
+                    // What overlaps the tree is no answer. Of two files, either may have been cut, not both: nobody is to
+                    // look for more blocks than there are bytes to speak of them.
+                    let room = hash_blocks.unwrap_or_else(|| {
+                        let hashes = size.saturating_sub(HASH_FILE) / BLOCK_SIZE;
+                        hashes.saturating_mul(FANOUT).max(image_size.div_ceil(BLOCK_SIZE))
+                    });
                     let behind = hash_blocks.filter(|_| hash_offset.is_multiple_of(BLOCK_SIZE));
                     let votes = [
                         Some(parameters.data_blocks),
                         file_system.map(|length| length.div_ceil(BLOCK_SIZE)),
                         behind.or(hash_file.map(|_| image_size / BLOCK_SIZE)),
                     ];
-                    let data_blocks = majority(votes.into_iter().flatten().filter(|blocks| {
-                        // What overlaps the tree is no answer, and an answer there must be.
-                        (1..=room.min(u64::from(u32::MAX))).contains(blocks)
-                    }));
+                    let data_blocks = majority(
+                        votes
+                            .into_iter()
+                            .flatten()
+                            .filter(|blocks| (1..=room.min(u64::from(u32::MAX))).contains(blocks)),
+                    );
                     let Some(data_blocks) = data_blocks else {
                         let (at, found) = (hash_offset.saturating_add(72), parameters.data_blocks);
                         return Err(Error::field(

@@ -666,6 +666,55 @@ fn file_systems_of_others_that_are_not_sound() {
     }
 }
 
+/// A generator of test data, not of secrets.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Whatever numbers stand wherever, under hashes that hold or not, in one file or two: there is a report, and it is clean
+/// for nothing but what was published.
+#[test]
+fn nonsense_of_others_is_never_clean_and_never_a_panic() {
+    let ours = of_others(&Spec::default(), &[0x5a; 32]);
+    let hash = ours.hash_offset as usize;
+    let mut state = 0x0123_4567_89ab_cdef;
+    for round in 0..1200 {
+        let mut bytes = ours.bytes.clone();
+        for _ in 0..=random(&mut state) % 3 {
+            let at = match random(&mut state) % 5 {
+                0 => 1024 + random(&mut state) as usize % 120,
+                1 => 7 * BLOCK_LEN + random(&mut state) as usize % 1100,
+                2 => hash + random(&mut state) as usize % 120,
+                3 => hash + 72,
+                _ => random(&mut state) as usize % (bytes.len() - 8),
+            };
+            let width = [1, 2, 4, 8][random(&mut state) as usize % 4];
+            let value =
+                [0, 1, u64::MAX, u64::MAX >> 1, 1 << 31, random(&mut state)][random(&mut state) as usize % 6];
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        }
+        let mut root = ours.root;
+        if round % 2 == 0 {
+            // A tree that fits, so that it is structure alone that is wrong.
+            let (tree, new) = tree(&bytes[..hash], &ours.salt);
+            bytes[hash + BLOCK_LEN..].copy_from_slice(&tree);
+            root = new;
+        }
+        let whole = said(&bytes, None, root);
+        let (data, hashes) = bytes.split_at(hash);
+        let apart = said(data, Some(hashes), root);
+        if root == ours.root {
+            let mut uuid = bytes.clone();
+            uuid[hash + 16..hash + 32].fill(0x42);
+            let same = uuid == ours.bytes;
+            assert_eq!((whole.is_empty(), apart.is_empty()), (same, same), "round {round}");
+        }
+    }
+}
+
 /// Attack, data, tree, and what the two say.
 type Case<'a> = (&'a str, &'a [u8], Vec<u8>, Says, Vec<&'a str>);
 

@@ -4,6 +4,7 @@
 //! dm-verity superblock, its place and the file system, there are no digests of files, and structure has to be
 //! sound only. Scan, blame and paths are the same.
 
+use std::io;
 use std::ops::Range;
 
 use mkimg_format::erofs::FileSystem;
@@ -65,12 +66,15 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     fn run(mut self, options: &Options<'_>) -> Report {
         let volume = self.volume;
         let levels = std::mem::take(&mut self.levels);
+        // Of an image that was cut, what is missing need not be looked for.
+        let there = volume.image_size / BLOCK_SIZE;
+        let absent = if there < volume.data_blocks { there..volume.data_blocks } else { 0..0 };
         let shape = Shape {
             data_blocks: volume.data_blocks,
             levels: &levels,
             salt: &volume.parameters.salt,
             file_size: self.size,
-            absent: 0..0,
+            absent,
         };
         let scan = scan(&self.view, &shape, options.threads, options.progress);
         let (root_hash, expect) = self.choose_root(&scan, &shape, options.root_hash);
@@ -189,21 +193,15 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     /// Turns damaged ranges into findings.
     fn report_damage(&mut self, verdict: &Verdict) {
         let tree = self.volume.tree_offset();
-        let there = (self.volume.image_size / BLOCK_SIZE).saturating_mul(BLOCK_SIZE);
         let end = self.volume.file_system.unwrap_or(u64::MAX);
         let mut files: Vec<(Range<u64>, Damage)> = Vec::new();
         for &Damaged { start, end: stop, damage } in &verdict.ranges {
+            if matches!(damage, Damage::Unreadable(_)) {
+                self.findings.mark_incomplete();
+            }
             if start >= tree {
-                if matches!(damage, Damage::Unreadable(_)) {
-                    self.findings.mark_incomplete();
-                }
                 self.add_of_hashes(Region::Tree, start, stop.saturating_sub(start), problem(damage));
                 continue;
-            }
-            // What is behind the end of the file is told as that.
-            let stop = stop.min(there);
-            if matches!(damage, Damage::Unreadable(_)) && start < stop {
-                self.findings.mark_incomplete();
             }
             let mut from = start;
             for border in [BLOCK_SIZE, end, u64::MAX] {
@@ -258,7 +256,8 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
                 problem,
             });
         };
-        let cached = Cached::new(&self.view, 0);
+        let data = Data::of(&self.view, self.volume);
+        let cached = Cached::new(&data, 0);
         match FileSystem::open(&cached) {
             Ok(fs) => paths::map(&fs, &ranges, Cut::FilesAndMetadata, |index, segment, unread| {
                 take(index, segment, describe(unread));
@@ -363,7 +362,8 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
     /// What hashes cannot say: whether the file system is sound. Returns what of it could not be read.
     fn check_structure(&mut self) -> Unread {
         let findings = &mut self.findings;
-        let cached = Cached::new(&self.view, 0);
+        let data = Data::of(&self.view, self.volume);
+        let cached = Cached::new(&data, 0);
         let mut unread = Unread::default();
         let checked = FileSystem::open(&cached)
             .and_then(|fs| sound::check(&fs, &mut |path, error| findings.add_error(&error, Some(&path))));
@@ -376,6 +376,28 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             }
         }
         unread
+    }
+}
+
+/// What the tree covers, as far as it is there: a file system that claims to be longer is none.
+struct Data<'a, R> {
+    view: &'a View<'a, R>,
+    end: u64,
+}
+
+impl<'a, R> Data<'a, R> {
+    fn of(view: &'a View<'a, R>, volume: &Volume) -> Self {
+        Self { view, end: volume.data_end().min(volume.image_size) }
+    }
+}
+
+impl<R: ReadAt> ReadAt for Data<'_, R> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.view.read_exact_at(buf, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.end)
     }
 }
 
