@@ -34,7 +34,8 @@ impl Bench {
         {
             // Bytes of no other file, and none that compress to nothing.
             let mut random = Seeded::new(length);
-            let bytes: Vec<u8> = (0..length).map(|at| (random.below(5) as u8) ^ (at / 256) as u8).collect();
+            let byte = |at: u64| (random.below(5) ^ (at / 256)).to_le_bytes()[0];
+            let bytes: Vec<u8> = (0..length).map(byte).collect();
             std::fs::write(tree.join(name), bytes).unwrap();
         }
         std::fs::write(tree.join("dir/empty"), "").unwrap();
