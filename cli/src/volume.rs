@@ -58,7 +58,6 @@ impl HashArgs {
         let volume = match Volume::open(&image, self.place()) {
             Err(Error::Corrupt { problem: Problem::Magic | Problem::OutOfBounds { .. }, .. }) => {
                 let path = show(path);
-                let hint = "; --hash-offset and --hash-file say where else";
                 match (&self.hash_file, self.hash_offset) {
                     (Some(file), offset) => {
                         let offset = offset.unwrap_or_default();
@@ -68,7 +67,7 @@ impl HashArgs {
                         bail!("{path}: there is no dm-verity superblock at byte {offset}")
                     }
                     (None, None) => bail!(
-                        "{path}: mkimg has not written this image, and there is no dm-verity superblock behind its file system{hint}"
+                        "{path}: mkimg has not written this image, and there is no dm-verity superblock behind its file system; --hash-offset and --hash-file say where else"
                     ),
                 }
             }

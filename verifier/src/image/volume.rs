@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::sound::{self, Unread};
-use mkimg_format::verity::Level;
 use mkimg_format::volume::Volume;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256, hex};
 
@@ -27,9 +26,8 @@ const WINDOW: usize = 64 * BLOCK_LEN;
 
 /// Reads a whole image of another writer with its tree, and reports everything that is wrong with it.
 ///
-/// `image` is what `volume` was found in: a [`Joined`](mkimg_format::volume::Joined) where the tree is a file of its own.
-/// Offsets in findings of the regions [`Region::Tree`] and [`Region::VeritySuperblock`], and of what their text says it of,
-/// are those of that file then.
+/// `image` is what `volume` was found in: a [`Joined`](mkimg_format::volume::Joined). Where the tree is a file of its own,
+/// findings about that file say so in their text, and their offsets are in it.
 ///
 /// # Errors
 /// When the length of the image cannot be found out. Blocks that cannot be read are findings.
@@ -48,15 +46,13 @@ pub fn verify_volume(
             None
         }
     };
-    let levels = volume.levels();
     let view = View::new(image, block0, 0..0);
-    Ok(Audit { view, volume, levels, size, findings }.run(options))
+    Ok(Audit { view, volume, size, findings }.run(options))
 }
 
 struct Audit<'a, R> {
     view: View<'a, R>,
     volume: &'a Volume,
-    levels: Vec<Level>,
     /// Behind the last byte that there is.
     size: u64,
     findings: Findings,
@@ -65,7 +61,7 @@ struct Audit<'a, R> {
 impl<R: ReadAt + Sync> Audit<'_, R> {
     fn run(mut self, options: &Options<'_>) -> Report {
         let volume = self.volume;
-        let levels = std::mem::take(&mut self.levels);
+        let levels = volume.levels();
         // Of an image that was cut, what is missing need not be looked for.
         let there = volume.image_size / BLOCK_SIZE;
         let absent = if there < volume.data_blocks { there..volume.data_blocks } else { 0..0 };
@@ -76,7 +72,14 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             file_size: self.size,
             absent,
         };
-        let scan = scan(&self.view, &shape, options.threads, options.progress);
+        // Between two files there is nothing that could be read.
+        let total = match volume.hash_file {
+            Some(start) => volume.image_size.saturating_add(self.size.saturating_sub(start)),
+            None => self.size,
+        };
+        let progress = options.progress.map(|progress| move |done, _| progress(done, total));
+        let progress = progress.as_ref().map(|progress| progress as &(dyn Fn(u64, u64) + Sync));
+        let scan = scan(&self.view, &shape, options.threads, progress);
         let (root_hash, expect) = self.choose_root(&scan, &shape, options.root_hash);
         let mut sound = scan.unchecked == 0;
         if let Some(expect) = expect {
@@ -402,7 +405,7 @@ impl<R: ReadAt> ReadAt for Data<'_, R> {
 }
 
 /// Why a block may belong to files that are not named.
-pub(super) fn describe(unread: &Unread) -> Option<String> {
+fn describe(unread: &Unread) -> Option<String> {
     let first = unread.first.as_ref()?;
     Some(match unread.count {
         1 => first.clone(),
