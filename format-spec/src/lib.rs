@@ -13,6 +13,8 @@
 //! | trailer, signatures in it | [`trailer`], [`records`] |
 //! | seal cut out of an image | [`detached`] |
 //!
+//! A [`volume`] is what others make: an EROFS image with a dm-verity tree that `veritysetup` has written.
+//!
 //! A [`trace`] is no part of an image: it says in which order a workload reads files.
 //!
 //! Everything that parses treats its input as hostile: sizes are checked before they are used, memory is bounded
@@ -33,10 +35,13 @@ pub mod merkle;
 mod proven;
 mod read_at;
 pub mod records;
+pub mod salt;
 pub mod seal;
+pub mod sound;
 pub mod trace;
 pub mod trailer;
 pub mod verity;
+pub mod volume;
 
 pub use error::{Error, Part, Problem, Result};
 pub use proven::Proven;

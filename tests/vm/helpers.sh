@@ -8,6 +8,8 @@
 #                               DATA_BLOCKS of the image
 #   /disk/{trusted,stranger,elliptic}.mkimg, .der, .pem, .pub
 #                               the image signed by three people, their certificates and public keys: RSA, RSA, ECDSA
+#   /disk/foreign.erofs         an image of mkfs.erofs with a tree of veritysetup, and foreign.sha256, what must be found in it;
+#                               facts of it begin with FOREIGN_
 #   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
 #   /disk/sets/list             images of every feature set, in lines `MAJOR MINOR FILE`: the first kernel that mounts
 #                               /disk/sets/FILE, beside which `stat` and `sha256` say what must be found in it

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod extract;
 pub(crate) mod inspect;
+mod inspect_volume;
 mod layer_counts;
 pub(crate) mod ls;
 pub(crate) mod manual;
@@ -23,6 +24,7 @@ pub(crate) mod verify;
 mod verify_image;
 mod verify_mount;
 mod verify_tree;
+mod verify_volume;
 pub(crate) mod watch;
 
 use std::num::NonZeroUsize;
