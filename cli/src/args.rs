@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use mkimg_export::Sidecar;
 use mkimg_mkfs::{Compression, Dedup, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Sign an image: for `mkimg verify`, and with a certificate for the kernel and systemd, too.
     Sign(SignArgs),
+    /// Tell other tools about an image, in the files and words that they want.
+    Export(ExportArgs),
     /// Cut the seal out of an image: enough to audit an extracted tree, also as mtree(5) text or JSON.
     Seal(SealArgs),
     /// Show what this kernel and this user can do with images.
@@ -550,6 +553,42 @@ pub(crate) struct SignArgs {
     /// Put in a signature that was made elsewhere, after a check that it fits: PKCS#7 with --cert, else with --key.
     #[arg(long, value_name = "FILE", conflicts_with = "detached_digest")]
     pub attach_signature: Option<PathBuf>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A file beside an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SidecarArg {
+    /// IMAGE.roothash, the root hash: for systemd, and for veritysetup --root-hash-file.
+    Roothash,
+}
+
+impl SidecarArg {
+    pub(crate) const fn kind(self) -> Sidecar {
+        match self {
+            Self::Roothash => Sidecar::RootHash,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("exports").args(["sidecar"]).multiple(true).required(true)), after_help = "\
+Examples:
+  mkimg export web.raw --sidecar roothash        writes web.roothash, as systemd wants it
+
+The image stays as it is. What is written beside it is for other tools: mkimg itself reads no sidecar
+unless told to, and none says whom to trust. --root-hash, --key and --cert make sure whose image it is
+before anything is written. File data is not looked at: see mkimg verify.")]
+pub(crate) struct ExportArgs {
+    /// The image file.
+    pub image: PathBuf,
+    /// Write a file beside the image; may be given several times.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub sidecar: Vec<SidecarArg>,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Print the result as one JSON object.
     #[arg(long)]
     pub json: bool,

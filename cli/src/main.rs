@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Sign(args) => commands::sign::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Seal(args) => commands::seal::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Completions(args) => commands::manual::completions(&args),

@@ -1,0 +1,22 @@
+//! Images in the containers and words of other tools.
+//!
+//! An image is one file that says everything about itself. Other tools want the same in other places: systemd looks for
+//! files beside an image, containerd reads JSON, people paste lines into a shell. Nothing here changes an image, and
+//! nothing that is written here is ever read by mkimg again: a sidecar is for others, and says nothing about whom
+//! to trust.
+//!
+//! | module | |
+//! |---|---|
+//! | [`image`] | what every export starts from |
+//! | [`sidecar`] | files beside the image |
+#![forbid(unsafe_code)]
+#![warn(clippy::arithmetic_side_effects)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
+
+mod error;
+pub mod image;
+pub mod sidecar;
+
+pub use error::{Error, Result};
+pub use image::Image;
+pub use sidecar::Sidecar;
