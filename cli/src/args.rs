@@ -574,9 +574,12 @@ impl SidecarArg {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("exports").args(["sidecar"]).multiple(true).required(true)), after_help = "\
+#[command(group(ArgGroup::new("exports").args(["sidecar", "ddi"]).multiple(true).required(true)), after_help = "\
 Examples:
   mkimg export web.raw --sidecar roothash        writes web.roothash, as systemd wants it
+  mkimg export web.img --ddi web.raw             a disk with partitions, for systemd-nspawn --image=, RootImage=
+  mkimg export tools.img --ddi tools.raw --sysext
+  mkimg export web.img --ddi web_3.raw --portable --cert release.crt
 
 The image stays as it is. What is written beside it is for other tools: mkimg itself reads no sidecar
 unless told to, and none says whom to trust. --root-hash, --key and --cert make sure whose image it is
@@ -587,6 +590,22 @@ pub(crate) struct ExportArgs {
     /// Write a file beside the image; may be given several times.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub sidecar: Vec<SidecarArg>,
+    /// Write a disk with a GUID partition table, as systemd wants it: file system, dm-verity tree, and the PKCS#7
+    /// signature if there is one.
+    ///
+    /// All other commands but sign and mount read it as they read the image. With --cert the certificate of the
+    /// signer is named in it.
+    #[arg(long, value_name = "FILE")]
+    pub ddi: Option<PathBuf>,
+    /// Which processors the disk is for, as in amd64, where the source of the image does not say.
+    #[arg(long, value_name = "ARCH", requires = "ddi")]
+    pub architecture: Option<String>,
+    /// Make sure first that systemd-sysext can lay the disk over /usr and /opt.
+    #[arg(long, requires = "ddi")]
+    pub sysext: bool,
+    /// Make sure first that portablectl can attach the disk: units are to be named like the file.
+    #[arg(long, requires = "ddi", conflicts_with = "sysext")]
+    pub portable: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
     /// Print the result as one JSON object.

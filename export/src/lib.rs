@@ -8,15 +8,21 @@
 //! | module | |
 //! |---|---|
 //! | [`image`] | what every export starts from |
+//! | [`ddi`] | the disk that systemd reads |
+//! | [`consumer`] | what systemd asks of the tree in it |
 //! | [`sidecar`] | files beside the image |
 #![forbid(unsafe_code)]
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod consumer;
+pub mod ddi;
 mod error;
 pub mod image;
 pub mod sidecar;
 
+pub use consumer::Consumer;
+pub use ddi::Ddi;
 pub use error::{Error, Result};
 pub use image::Image;
 pub use sidecar::Sidecar;

@@ -292,6 +292,16 @@ impl Trust {
         Signatures::new(trailer, &self.sidecars)
     }
 
+    /// The first PKCS#7 signature in the files that were given.
+    #[must_use]
+    pub fn sidecar_pkcs7(&self) -> Option<Pkcs7> {
+        let read = |sidecar: &Vec<u8>| match Sidecar::read(sidecar) {
+            Sidecar::Pkcs7(pkcs7) => pkcs7.ok(),
+            Sidecar::Raw(_) => None,
+        };
+        self.sidecars.iter().find_map(read)
+    }
+
     /// The first signature that holds: own ones say more, so they come first.
     fn vouching(&self, trailer: &Trailer, subject: &Subject, now: SystemTime) -> Result<Vouching, Refusal> {
         if self.keys.is_empty() && self.certificates.is_empty() {
