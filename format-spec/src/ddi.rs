@@ -336,6 +336,18 @@ impl Disk {
         self.data_len.saturating_add(self.tail_len)
     }
 
+    /// Length of the disk in bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.table.size
+    }
+
+    /// The partition table that was taken.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// What its partitions are for.
     #[must_use]
     pub const fn architecture(&self) -> &'static Architecture {

@@ -220,31 +220,16 @@ pub struct Copies {
     pub backup: Result<Table>,
 }
 
-/// Whether something begins or ends as a disk with a GUID partition table does, sound or not.
-///
-/// # Errors
-/// [`Error::Io`], but not because it is too short.
-pub fn is_there(io: &(impl ReadAt + ?Sized)) -> Result<bool> {
-    Ok(sector_size(io)?.is_some())
-}
-
-/// The sector size of a disk, by the first header that begins as one: primary ones come first.
-fn sector_size(io: &(impl ReadAt + ?Sized)) -> Result<Option<Sector>> {
-    let size = io.size().map_err(|source| unreadable(0, source))?;
+/// The sector size of a disk, by the first header that can be read and begins as one: primary ones come first.
+fn sector_size(io: &(impl ReadAt + ?Sized), size: u64) -> Option<Sector> {
     let sizes = [Sector::Of512, Sector::Of4096];
     let primary = sizes.map(|sector| (sector, sector.bytes()));
     let backup = sizes.map(|sector| (sector, sector.last(size)));
-    for (sector, offset) in primary.into_iter().chain(backup) {
+    let begins = |offset| {
         let mut magic = [0; MAGIC.len()];
-        match io.read_exact_at(&mut magic, offset) {
-            Ok(()) if magic == MAGIC => return Ok(Some(sector)),
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
-                return Err(unreadable(offset, error));
-            }
-            _ => {}
-        }
-    }
-    Ok(None)
+        io.read_exact_at(&mut magic, offset).is_ok() && magic == MAGIC
+    };
+    primary.into_iter().chain(backup).find_map(|(sector, offset)| begins(offset).then_some(sector))
 }
 
 impl Copies {
@@ -253,8 +238,8 @@ impl Copies {
     /// # Errors
     /// [`Error::Io`]. What is wrong with a copy is in its place.
     pub fn read(io: &(impl ReadAt + ?Sized)) -> Result<Option<Self>> {
-        let Some(sector) = sector_size(io)? else { return Ok(None) };
         let size = io.size().map_err(|source| unreadable(0, source))?;
+        let Some(sector) = sector_size(io, size) else { return Ok(None) };
         let last = sector.last(size);
         let primary = Copy { io, sector, size, at: sector.bytes() }.read();
         // Where the disk was made longer, only the primary knows where the other is.
@@ -313,10 +298,11 @@ impl<R: ReadAt + ?Sized> Copy<'_, R> {
         if raw.revision.get() != REVISION {
             return field(8, "revision", raw.revision.get().into(), "1.0 (65536)");
         }
-        if raw.reserved.get() != 0 || rest.iter().any(|byte| *byte != 0) {
-            let nonzero =
-                rest.iter().position(|byte| *byte != 0).map_or(20, |at| at.saturating_add(HEADER_LEN));
-            return field(u64::try_from(nonzero).unwrap_or_default(), "a reserved byte", 1, "zero");
+        if raw.reserved.get() != 0 {
+            return field(20, "reserved", raw.reserved.get().into(), "0");
+        }
+        if let Some((at, byte)) = (92_u64..).zip(rest).find(|(_, byte)| **byte != 0) {
+            return field(at, "a byte behind the header", (*byte).into(), "0");
         }
         let last = self.sector.at(self.size).saturating_sub(1);
         let lba = self.sector.at(self.at);
@@ -325,7 +311,9 @@ impl<R: ReadAt + ?Sized> Copy<'_, R> {
         }
         let alternate = raw.alternate_lba.get();
         if is_primary && alternate > last {
-            return field(32, "alternate_lba", alternate, "a sector of the disk, which ends before");
+            let whole = self.sector.offset(alternate.saturating_add(1));
+            let what = format!("the disk is truncated: it has {} bytes of {whole}", self.size);
+            return Err(disagree(self.at.saturating_add(32), what));
         }
         if is_primary && alternate <= 1 || !is_primary && alternate != 1 {
             return field(32, "alternate_lba", alternate, "that of the other header");

@@ -96,6 +96,9 @@ pub enum Problem {
         /// What was signed.
         what: &'static str,
     },
+    /// A signature partition that names another certificate.
+    #[error("certificateFingerprint is not that of {0}, who has signed")]
+    OtherCertificate(String),
     /// No PKCS#7 signature that can be read.
     #[error("PKCS#7 signature {0}")]
     Pkcs7(#[from] Pkcs7Error),

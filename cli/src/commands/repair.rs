@@ -51,7 +51,11 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
         threads: super::threads(args.threads),
         progress: Some(&progress),
     };
-    let repaired = repair(&image, &copies, output.file(), &options);
+    // Of a disk, the image in it is mended. A damaged head of anything else is for the repair to judge.
+    let repaired = match Sealed::open(&image) {
+        Ok(sealed) if sealed.disk().is_some() => repair(&sealed, &copies, output.file(), &options),
+        _ => repair(&image, &copies, output.file(), &options),
+    };
     bar.clear();
     let repaired = repaired.with_context(|| show(&args.image))?;
     if repaired.is_complete() {

@@ -7,6 +7,7 @@
 //! | `blame` | is it the data or the tree that is damaged? |
 //! | `paths` | whose bytes are they? |
 //! | `parity` | is the parity that of the data? |
+//! | `disk` | if it is on a disk, what else is there? |
 //! | `content` | do the records of the seal fit the file system? |
 //!
 //! `cache` serves the many small reads of the last question and of the linter from whole blocks.
@@ -19,6 +20,7 @@ mod audit;
 mod blame;
 mod cache;
 mod content;
+mod disk;
 mod error;
 mod geometry;
 mod lowest;
