@@ -17,8 +17,8 @@ use std::io;
 use std::ops::Range;
 
 pub use architecture::{ARCHITECTURES, Architecture, Role};
-use plan::id_of;
 pub use plan::{DATA_OFFSET, table};
+use plan::{id_of, id_of_signature};
 
 use crate::gpt::mbr::{MBR_LEN, check_protective_mbr};
 use crate::gpt::{Copies, NO_AUTO, Partition, Table};
@@ -170,7 +170,17 @@ impl Disk {
         }
         let mut bytes = vec![0; usize::try_from(found).unwrap_or_default()];
         io.read_exact_at(&mut bytes, offset).map_err(|source| Error::Io { part, offset, source })?;
-        VeritySignature::from_partition(&bytes, offset).map(Some)
+        let signature = VeritySignature::from_partition(&bytes, offset)?;
+        // Others choose UUIDs as they like.
+        let derived = id_of_signature(&bytes);
+        if partition.id.is_derived() && partition.id != derived {
+            let what = format!(
+                "UUID of partition {} is {}, what is in it makes it {derived}",
+                partition.number, partition.id
+            );
+            return Err(Error::corrupt(part, offset, Problem::Disagree(what)));
+        }
+        Ok(Some(signature))
     }
 
     /// What is wrong around the image, if it is that of `root_hash`. Offsets are those of the disk.

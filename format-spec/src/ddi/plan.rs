@@ -20,6 +20,11 @@ pub(super) fn id_of(root_hash: &Sha256, role: Role) -> Option<Guid> {
     half.copied().map(Guid::from_bytes)
 }
 
+/// The UUID of a signature partition with this content.
+pub(super) fn id_of_signature(content: &[u8]) -> Guid {
+    derived("mkimg signature partition", content)
+}
+
 /// A GUID that follows from what it stands for, so that equal images make equal disks.
 fn derived(domain: &str, content: &[u8]) -> Guid {
     let digest = sha2::Sha256::new().chain_update(domain).chain_update([0]).chain_update(content).finalize();
@@ -49,8 +54,7 @@ pub fn table(
     for (number, (role, length)) in (1..).zip(lengths) {
         let end = start.saturating_add(length);
         if length > 0 {
-            let id = id_of(root_hash, role)
-                .unwrap_or_else(|| derived("mkimg signature partition", signature.unwrap_or_default()));
+            let id = id_of(root_hash, role).unwrap_or_else(|| id_of_signature(signature.unwrap_or_default()));
             let name = architecture.partition_name(role);
             let (kind, bytes) = (architecture.kind(role), start..end);
             partitions.push(Partition { number, kind, id, bytes, attributes: READ_ONLY, name });

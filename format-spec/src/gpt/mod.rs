@@ -140,6 +140,12 @@ impl Guid {
         Self(bytes)
     }
 
+    /// Whether it is of version 8 (RFC 9562): as mkimg derives them, and no chance makes them.
+    #[must_use]
+    pub const fn is_derived(&self) -> bool {
+        self.0[6] >> 4 == 8
+    }
+
     const fn swap([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u8; 16] {
         let [i, j, k, l, m, n, o, p] = rest;
         [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]

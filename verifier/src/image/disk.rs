@@ -65,7 +65,7 @@ pub(crate) fn audit<R: ReadAt>(
 
 /// One finding that spans the bytes of a gap that are not zero.
 fn nonzero(io: &impl ReadAt, gap: Range<u64>, findings: &mut Findings) {
-    let mut buf = vec![0; CHUNK];
+    let (zeros, mut buf) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut found: Option<Range<u64>> = None;
     let mut at = gap.start;
     while at < gap.end {
@@ -76,7 +76,8 @@ fn nonzero(io: &impl ReadAt, gap: Range<u64>, findings: &mut Findings) {
             findings.mark_incomplete();
             let length = u64::try_from(length).unwrap_or_default();
             findings.add(Region::DiskSlack, at, length, unreadable(error.raw_os_error()));
-        } else if let Some(first) = bytes.iter().position(|byte| *byte != 0) {
+        } else if *bytes != zeros[..length] {
+            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_default();
             let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(first);
             let start = found.map_or(place(first), |found| found.start);
             found = Some(start..place(last.saturating_add(1)));
