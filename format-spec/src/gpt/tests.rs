@@ -139,7 +139,7 @@ fn every_changed_byte_is_found() {
     let mut bytes = disk(&table);
     let (primary, backup) = (table.primary_bytes(), table.backup_bytes());
     // All that says anything, and of the unused entries, which one checksum covers, some.
-    let matters = |at: &u64| *at < 1280 || at % 97 == 0 || *at >= backup.end - 512;
+    let matters = |at: &u64| *at < 1280 || at.is_multiple_of(97) || *at >= backup.end - 512;
     for at in (primary.start..primary.end).chain(backup.start..backup.end).filter(matters) {
         let place = usize::try_from(at).unwrap();
         bytes[place] ^= 0x20;
