@@ -37,7 +37,7 @@ impl<'a> Ddi<'a> {
         pkcs7: Option<&Pkcs7>,
         certificates: &[Certificate],
     ) -> Result<Self> {
-        let architecture = choose(image.architecture()?.as_deref(), architecture)?;
+        let architecture = choose(image.seal()?.architecture()?.as_deref(), architecture)?;
         let signature = pkcs7.map(|pkcs7| signature(image, pkcs7, certificates)).transpose()?;
         let signature = signature.map(|signature| signature.to_partition());
         let table = table(architecture, &image.header, &image.root_hash, signature.as_deref());
@@ -53,25 +53,26 @@ impl<'a> Ddi<'a> {
     /// Writes it to `path`, in place of what was there.
     ///
     /// # Errors
-    /// It cannot be written, or the image is shorter than its header says; then what was there is there still.
+    /// It cannot be written, or the image ends too early; then what was there is there still.
     pub fn write(&self, path: &Path) -> Result<()> {
         let output = Output::create(path)?;
         output.spare(&self.image.file)?;
         output.reserve(self.table.size)?;
-        let failed = |source| Error::Write { path: path.to_owned(), source };
-        let mut disk = output.file();
-        disk.write_all(&self.table.primary()).map_err(failed)?;
-        disk.seek(SeekFrom::Start(DATA_OFFSET)).map_err(failed)?;
-        let (mut image, wanted): (&File, u64) = (&self.image.file, self.image.header.image_size());
-        image.seek(SeekFrom::Start(0)).map_err(failed)?;
-        let copied = io::copy(&mut image.take(wanted), &mut disk).map_err(failed)?;
-        if copied < wanted {
-            return Err(Error::Short { found: copied, wanted });
-        }
-        disk.write_all(self.signature.as_deref().unwrap_or_default()).map_err(failed)?;
-        disk.seek(SeekFrom::Start(self.table.backup_bytes().start)).map_err(failed)?;
-        disk.write_all(&self.table.backup()).map_err(failed)?;
+        self.fill(output.file()).map_err(Error::write(path))?;
         Ok(output.finish()?)
+    }
+
+    fn fill(&self, mut disk: &File) -> io::Result<()> {
+        disk.write_all(&self.table.primary())?;
+        disk.seek(SeekFrom::Start(DATA_OFFSET))?;
+        let (mut image, length): (&File, u64) = (&self.image.file, self.image.header.image_size());
+        image.seek(SeekFrom::Start(0))?;
+        if io::copy(&mut image.take(length), &mut disk)? < length {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the image ends too early"));
+        }
+        disk.write_all(self.signature.as_deref().unwrap_or_default())?;
+        disk.seek(SeekFrom::Start(self.table.backup_bytes().start))?;
+        disk.write_all(&self.table.backup())
     }
 }
 

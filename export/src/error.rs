@@ -1,7 +1,8 @@
 //! Why nothing could be exported.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use mkimg_format::erofs::escape;
 
@@ -15,6 +16,15 @@ pub enum Error {
     /// The image cannot be read, or does not lead to its root hash.
     #[error(transparent)]
     Image(#[from] mkimg_format::Error),
+    /// The image cannot be checked.
+    #[error(transparent)]
+    Audit(#[from] mkimg_verify::Error),
+    /// The image is not what its root hash says.
+    #[error("is not exported, for it is damaged; mkimg verify says where (findings: {findings})")]
+    Damaged {
+        /// How many places there are, as far as they were counted.
+        findings: usize,
+    },
     /// Other tools have no use for an image without its file data.
     #[error("is a detached seal; give the image itself")]
     DetachedSeal,
@@ -46,13 +56,23 @@ pub enum Error {
         /// Its length.
         size: u64,
     },
-    /// The image is truncated.
-    #[error("ends at byte {found}, should have {wanted}; see mkimg verify")]
-    Short {
-        /// Its length.
-        found: u64,
-        /// As the header has it.
-        wanted: u64,
+    /// There is no PKCS#7 signature.
+    #[error("has no PKCS#7 signature; mkimg sign --cert makes one")]
+    Unsigned,
+    /// A path with line ends, control characters or bytes that are no text.
+    #[error("{}: cannot be named in a line for other tools", show(path))]
+    Path {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The OCI configuration of the source is no JSON object.
+    #[error("the OCI configuration in the image: {0}")]
+    Config(serde_json::Error),
+    /// A directory that is to be written, and that has something in it.
+    #[error("{}: exists and is not empty", show(path))]
+    NotEmpty {
+        /// Which one.
+        path: PathBuf,
     },
     /// A file that cannot be made, or not take its name.
     #[error(transparent)]
@@ -67,6 +87,13 @@ pub enum Error {
     },
 }
 
-fn show(path: &std::path::Path) -> String {
-    escape(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))
+impl Error {
+    /// An error of a file that is written.
+    pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Write { path: path.to_owned(), source }
+    }
+}
+
+fn show(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
 }

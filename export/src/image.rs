@@ -1,6 +1,7 @@
 //! What every export starts from.
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::FileSystem;
@@ -10,8 +11,9 @@ use mkimg_format::trailer::Trailer;
 use mkimg_format::{Proven, Sha256};
 use mkimg_sign::Pkcs7;
 use mkimg_sign::trust::Signatures;
+use mkimg_verify::{Options, verify_image};
 
-use crate::{Error, Result};
+use crate::{Error, Parameters, Result};
 
 /// An image whose header leads to its root hash. File data has not been looked at.
 #[derive(Debug)]
@@ -46,7 +48,25 @@ impl Image {
         Ok(Self { file, header, root_hash, pkcs7 })
     }
 
-    /// The file system. What is read of it leads to the root hash.
+    /// What has to be known of its tree.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters::new(&self.header, &self.root_hash)
+    }
+
+    /// Makes sure that every byte is as it was shipped, before they go elsewhere under other digests.
+    ///
+    /// `progress` is called with the bytes done and the bytes there are, from any thread.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or the image cannot be read.
+    pub fn audit(&self, threads: NonZeroUsize, progress: Option<&(dyn Fn(u64, u64) + Sync)>) -> Result<()> {
+        let options = Options { root_hash: Some(self.root_hash), threads, progress };
+        let report = verify_image(&self.file, &options)?;
+        if report.is_clean() { Ok(()) } else { Err(Error::Damaged { findings: report.findings.len() }) }
+    }
+
+    /// The file system, each block of which is led up to the root hash when it is read.
     ///
     /// # Errors
     /// There is none that can be read.
@@ -55,12 +75,9 @@ impl Image {
         Ok(FileSystem::open(proven)?)
     }
 
-    /// The architecture that the configuration of its source names, if it had one.
-    ///
-    /// # Errors
-    /// The seal cannot be read, or does not lead to the root hash.
-    pub fn architecture(&self) -> Result<Option<String>> {
+    /// The seal, each block of which is led up to the root hash when it is read.
+    pub(crate) fn seal(&self) -> Result<Seal<Proven<&File>>> {
         let (proven, header) = Proven::open(&self.file, self.root_hash)?;
-        Ok(Seal::open(&proven, &header)?.architecture()?)
+        Ok(Seal::open(proven, &header)?)
     }
 }

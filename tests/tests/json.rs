@@ -106,6 +106,17 @@ fn every_field_is_documented() {
     );
     assert_documented("doctor --json", &mkimg(["doctor", "--json"]).ok().json_lines(), &[]);
 
+    let layout = dir.path().join("layout");
+    let export = args!["export", "--json", sample, "--print", "all", "--sidecar", "verity-json"];
+    let exported = mkimg(export).args(args!["--draft-oci", layout]).ok().json_lines();
+    assert_documented("export --json", &exported, &[]);
+    let with_parity = dir.path().join("parity.mkimg");
+    let _ = mkimg(args!["build", images::sample(), "-o", with_parity, "--fec", "2"]).ok();
+    let _ = mkimg(args!["export", with_parity, "--sidecar", "verity-json"]).ok();
+    let document = std::fs::read(dir.path().join("parity.mkimg.verity.json")).unwrap();
+    let document = serde_json::from_slice(&document).unwrap();
+    assert_documented("export --sidecar verity-json", &[document], &[]);
+
     let built = mkimg(args!["build", "--json", images::sample(), "-o", sample]).ok().json_lines();
     assert_documented("build --json", &built, &[]);
 

@@ -113,7 +113,7 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
 
 fn every_step_passes(kernel: &str) {
     require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
-    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"), Need::Tool("losetup"));
     let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
@@ -122,7 +122,7 @@ fn every_step_passes(kernel: &str) {
     let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = ["dmsetup", "fsverity", "keyctl", "veritysetup"].map(|name| (name, tool(name)));
+    let programs = ["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name)));
     let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
     let report = machine.run(&programs, disk.path(), dir.path());
     println!("{}: {}", report.release, report.times);

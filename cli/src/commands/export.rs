@@ -1,18 +1,18 @@
 //! `mkimg export`
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use mkimg_export::{Consumer, Ddi, Image};
+use anyhow::{Context as _, Result};
+use mkimg_export::{Image, draft_oci};
 use mkimg_format::hex;
-use mkimg_sign::Trust;
 use serde::Serialize;
 
+use super::export_disk;
 use crate::args::ExportArgs;
 use crate::image::open_file;
-use crate::output::{count, json_line, show, size, stdout};
+use crate::output::{json_line, show, stdout};
+use crate::progress::Bar;
 use crate::trust::anchor;
 
 #[derive(Serialize)]
@@ -20,28 +20,26 @@ struct Outcome {
     image: String,
     root_hash: String,
     sidecars: Vec<String>,
+    lines: Vec<Lines>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ddi: Option<Disk>,
-}
-
-/// A disk that was written.
-#[derive(Serialize)]
-struct Disk {
-    path: String,
-    size: u64,
-    partitions: Vec<PartitionLine>,
-    signed: bool,
-    /// What its user may miss.
-    lacks: Vec<String>,
+    ddi: Option<export_disk::Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draft_oci: Option<DraftOci>,
 }
 
 #[derive(Serialize)]
-struct PartitionLine {
-    name: String,
-    r#type: String,
-    uuid: String,
-    offset: u64,
-    length: u64,
+struct Lines {
+    tool: &'static str,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct DraftOci {
+    directory: String,
+    reference: String,
+    media_type: String,
+    layer: String,
+    manifest: String,
 }
 
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
@@ -49,82 +47,83 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     let trust = args.trust.trust()?;
     let anchor = anchor(&args.image, &file, &trust)?;
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
-    let image = Image::open(file, root_hash).with_context(|| show(&args.image))?;
-    let ddi = match &args.ddi {
-        Some(path) => Some(write_disk(args, &image, &trust, path)?),
-        None => None,
-    };
-    let mut sidecars = Vec::new();
-    for sidecar in &args.sidecar {
-        sidecars.push(show(&sidecar.kind().write(&args.image, &image)?));
+    let image = || show(&args.image);
+    let exported = Image::open(file, root_hash).with_context(image)?;
+    let lacks = args.ddi.as_ref().map(|path| export_disk::check(args, &exported, path)).transpose()?;
+    if args.copies_blocks() {
+        audit(&exported).with_context(image)?;
+    }
+    let mut outcome = export(args, &exported).with_context(image)?;
+    if let Some((path, lacks)) = args.ddi.as_ref().zip(lacks) {
+        outcome.ddi = Some(export_disk::write(args, &exported, &trust, path, lacks)?);
     }
     if let Some(anchor) = anchor {
         anchor.admit()?;
     }
     let mut out = stdout();
     if args.json {
-        let (image, root_hash) = (show(&args.image), hex(&image.root_hash));
-        json_line(&mut out, &Outcome { image, root_hash, sidecars, ddi })?;
+        json_line(&mut out, &outcome)?;
     } else {
-        if let Some(disk) = &ddi {
-            text(disk, &hex(&image.root_hash), &mut out)?;
-        }
-        for sidecar in sidecars {
-            writeln!(out, "{sidecar}: written")?;
-        }
+        text(&outcome, &exported, &mut out)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_disk(args: &ExportArgs, image: &Image, trust: &Trust, path: &Path) -> Result<Disk> {
-    let consumer = match args {
-        ExportArgs { sysext: true, .. } => Some((Consumer::Sysext, "systemd-sysext")),
-        ExportArgs { portable: true, .. } => Some((Consumer::Portable, "portablectl")),
-        _ => None,
-    };
-    let mut lacks = Vec::new();
-    if let Some((consumer, program)) = consumer {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.with_context(|| format!("{}: {program} takes no such name", show(path)))?;
-        let found = consumer.check(&image.file_system()?, name).with_context(|| show(&args.image))?;
-        if !found.needs.is_empty() {
-            bail!("{}: {program} needs {}", show(&args.image), found.needs.join("; "));
-        }
-        lacks = found.wants;
-    }
-    let pkcs7 = image.pkcs7.clone().or_else(|| trust.sidecar_pkcs7());
-    let ddi = Ddi::plan(image, args.architecture.as_deref(), pkcs7.as_ref(), &trust.certificates);
-    let ddi = ddi.with_context(|| show(&args.image))?;
-    ddi.write(path)?;
-    let partitions = ddi.table.partitions.iter().map(|partition| PartitionLine {
-        name: partition.name.clone(),
-        r#type: partition.kind.to_string(),
-        uuid: partition.id.to_string(),
-        offset: partition.bytes.start,
-        length: partition.length(),
-    });
-    Ok(Disk {
-        path: show(path),
-        size: ddi.table.size,
-        partitions: partitions.collect(),
-        signed: ddi.is_signed(),
-        lacks,
-    })
+fn audit(image: &Image) -> mkimg_export::Result<()> {
+    let bar = Bar::new();
+    let audited = image.audit(super::threads(None), Some(&|done, total| bar.show("check", done, total)));
+    bar.clear();
+    audited
 }
 
-fn text(disk: &Disk, root_hash: &str, out: &mut impl std::io::Write) -> Result<()> {
-    let path = &disk.path;
-    let partitions = count(disk.partitions.len() as u64, "partition");
-    writeln!(out, "{path}: {}, {partitions}, root hash {root_hash}", size(disk.size))?;
-    if !disk.signed {
-        writeln!(
-            out,
-            "{path}: no signature partition, for the image has no PKCS#7 signature: mkimg sign --cert makes one"
-        )?;
+fn export(args: &ExportArgs, image: &Image) -> mkimg_export::Result<Outcome> {
+    let mut outcome = Outcome {
+        image: show(&args.image),
+        root_hash: hex(&image.root_hash),
+        sidecars: Vec::new(),
+        lines: Vec::new(),
+        ddi: None,
+        draft_oci: None,
+    };
+    // What can be refused for its name is, before anything is written.
+    for tool in args.tools() {
+        outcome.lines.push(Lines { tool: tool.name(), text: tool.lines(&args.image, image)? });
     }
-    for lack in &disk.lacks {
-        writeln!(out, "{path}: lacks {lack}")?;
+    for sidecar in &args.sidecar {
+        outcome.sidecars.push(show(&sidecar.kind().write(&args.image, image)?));
+    }
+    if let Some(directory) = &args.draft_oci {
+        let written = draft_oci::write(directory, args.flavor.kind(), image)?;
+        let draft_oci::Written { reference, media_type, layer, manifest } = written;
+        let directory = show(directory);
+        outcome.draft_oci = Some(DraftOci { directory, reference, media_type, layer, manifest });
+    }
+    Ok(outcome)
+}
+
+/// Lines are pasted and piped, so beside them everything else is a comment.
+fn text(outcome: &Outcome, image: &Image, out: &mut impl std::io::Write) -> Result<()> {
+    let mark = if outcome.lines.is_empty() { "" } else { "# " };
+    for sidecar in &outcome.sidecars {
+        writeln!(out, "{mark}{sidecar}: written")?;
+    }
+    if let Some(disk) = &outcome.ddi {
+        disk.text(mark, image, out)?;
+    }
+    if let Some(DraftOci { directory, reference, media_type, manifest, .. }) = &outcome.draft_oci {
+        writeln!(out, "{mark}{directory}: DRAFT of an OCI layout, {reference} is {manifest}")?;
+        writeln!(out, "{mark}its layer is {media_type}, which may be called otherwise tomorrow")?;
+    }
+    let sections = outcome.lines.len();
+    for (number, Lines { tool, text }) in outcome.lines.iter().enumerate() {
+        if number > 0 {
+            writeln!(out)?;
+        }
+        if sections > 1 {
+            writeln!(out, "# {tool}")?;
+        }
+        out.write_all(text.as_bytes())?;
     }
     Ok(())
 }
