@@ -82,11 +82,24 @@ fn sysext(fs: &FileSystem<impl ReadAt>, name: &str, lacks: &mut Lacks) -> Result
 }
 
 fn portable(fs: &FileSystem<impl ReadAt>, name: &str, lacks: &mut Lacks) -> Result<()> {
-    if release(fs, "etc/os-release")?.is_none() && release(fs, "usr/lib/os-release")?.is_none() {
-        lacks.needs.push("/usr/lib/os-release or /etc/os-release".to_owned());
-    }
     // What follows the first underscore is a version.
     let prefix = name.split_once('_').map_or(name, |(prefix, _)| prefix);
+    let os_release = match release(fs, "etc/os-release")? {
+        Some(release) => Some(release),
+        None => release(fs, "usr/lib/os-release")?,
+    };
+    match os_release.as_deref().map(|release| value(release, "PORTABLE_PREFIXES")) {
+        None => lacks.needs.push("/usr/lib/os-release or /etc/os-release".to_owned()),
+        Some(None) => lacks.wants.push(format!(
+            "PORTABLE_PREFIXES={prefix} in os-release, by which systemd-dissect knows a portable service"
+        )),
+        Some(Some(allowed)) if allowed.split_whitespace().any(|allowed| prefix.starts_with(allowed)) => {}
+        Some(Some(allowed)) => {
+            lacks
+                .needs
+                .push(format!("PORTABLE_PREFIXES= with {prefix}, and it is {}", escape(allowed.as_bytes())));
+        }
+    }
     let mut found = false;
     for dir in UNIT_DIRS {
         let Some(dir) = find(fs, dir)?.filter(|dir| dir.file_type == FileType::Dir) else { continue };
