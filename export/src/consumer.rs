@@ -90,9 +90,9 @@ fn portable(fs: &FileSystem<impl ReadAt>, name: &str, lacks: &mut Lacks) -> Resu
     };
     match os_release.as_deref().map(|release| value(release, "PORTABLE_PREFIXES")) {
         None => lacks.needs.push("/usr/lib/os-release or /etc/os-release".to_owned()),
-        Some(None) => lacks.wants.push(format!(
-            "PORTABLE_PREFIXES={prefix} in os-release, by which systemd-dissect knows a portable service"
-        )),
+        Some(None) => lacks
+            .wants
+            .push(format!("PORTABLE_PREFIXES={prefix} in os-release, which marks portable services")),
         Some(Some(allowed)) if allowed.split_whitespace().any(|allowed| prefix.starts_with(allowed)) => {}
         Some(Some(allowed)) => {
             lacks
