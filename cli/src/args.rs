@@ -159,7 +159,7 @@ pub(crate) struct BuildArgs {
 /// An image argument that several commands have.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArg {
-    /// The image file, or its detached seal.
+    /// The image file, a disk with it (mkimg export --ddi), or its detached seal.
     pub image: PathBuf,
 }
 
@@ -177,7 +177,7 @@ Examples:
 Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
 image is consistent, not whose it is. The first line says what was checked.")]
 pub(crate) struct VerifyArgs {
-    /// The image file, its detached seal, or where an image is mounted.
+    /// The image file, a disk with it, its detached seal, or where an image is mounted.
     #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
     pub image: Option<PathBuf>,
     /// A tree that was extracted from it: compared with its records, file by file.
