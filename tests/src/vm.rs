@@ -8,14 +8,64 @@
 use crate::command::{self, Run};
 use crate::need::{find_tool, tools_dir};
 use crate::{args, project};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a machine may run. Emulated, it boots in a few seconds and takes half a minute when others work as well.
-const DEADLINE: Duration = Duration::from_secs(180);
+/// How long a machine may run. Emulated, it boots in a few seconds and uses one processor most of the time, so several
+/// run side by side, which takes each a minute or two.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Room on the disk of the guest.
 const DISK_SIZE: &str = "128M";
+
+/// What a guest must find in a mounted image, as `tree_is_as_listed` of `vm/helpers.sh` compares it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// A line for each name: type and mode, owner, group, size, links and seconds of its time.
+    stat: String,
+    /// A line for each regular file.
+    sha256: String,
+}
+
+impl Tree {
+    /// The tree of an image, as `mkimg ls` lists it on this machine.
+    pub fn of(image: &Path) -> Self {
+        let (mut stat, mut sha256) = (Vec::new(), String::new());
+        for line in command::mkimg(args!["ls", "--json", image]).ok().json_lines() {
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            let number = |key: &str| line[key].as_u64().unwrap();
+            let kind = match text("type").as_str() {
+                "file" => 0o100_000,
+                "dir" => 0o040_000,
+                "symlink" => 0o120_000,
+                "char" => 0o020_000,
+                "block" => 0o060_000,
+                "fifo" => 0o010_000,
+                other => panic!("the image has a {other}"),
+            };
+            // As find names it, from the top of the tree.
+            let path = format!(".{}", text("path"));
+            let path = path.strip_suffix('/').unwrap_or(&path);
+            // Whole seconds, rounded down, stand before the point.
+            let mtime = text("mtime");
+            let seconds = mtime.split('.').next().unwrap();
+            let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
+            stat.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
+            if line["sha256"].is_string() {
+                writeln!(sha256, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
+            }
+        }
+        stat.sort();
+        Self { stat: stat.concat(), sha256 }
+    }
+
+    /// Writes the lists into the files `stat` and `sha256` of `dir`.
+    pub fn write(&self, dir: &Path) {
+        std::fs::write(dir.join("stat"), &self.stat).unwrap();
+        std::fs::write(dir.join("sha256"), &self.sha256).unwrap();
+    }
+}
 
 /// A kernel, and what else is needed to run it.
 #[derive(Debug)]
@@ -59,14 +109,14 @@ impl Machine {
         Ok(Self { qemu, kernel })
     }
 
-    /// Boots, runs all steps with the files in `disk` as the root of the guest's disk, and reports.
+    /// Boots, runs `steps` with the files in `disk` as the root of the guest's disk, and reports.
     /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
     ///
     /// Panics when the machine does not come to its end, with what its console shows.
-    pub fn run(&self, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
+    pub fn run(&self, steps: &[String], programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
-        self.write_initrd(programs, scratch, &initrd);
+        self.write_initrd(steps, programs, scratch, &initrd);
         // The feature for fs-verity, and blocks of the size of a page, without which old kernels refuse to seal.
         let _ = command::tool(
             "mkfs.ext4",
@@ -118,13 +168,12 @@ impl Machine {
     }
 
     /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
-    fn write_initrd(&self, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
-        let root = scratch.join("initrd");
-        std::fs::create_dir(&root).unwrap();
-        let scripts = project().join("tests/vm");
-        let _ = command::tool("cp", args!["-r", scripts.join("init"), scripts.join("helpers.sh")])
-            .args(args![scripts.join("guest"), root])
-            .ok();
+    fn write_initrd(&self, steps: &[String], programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
+        let (root, scripts) = (scratch.join("initrd"), project().join("tests/vm"));
+        let steps = steps.iter().map(|step| format!("guest/{step}.sh"));
+        for script in steps.chain(["init", "helpers.sh"].map(str::to_owned)) {
+            install(&scripts.join(&script), &root.join(&script));
+        }
         install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
         for (name, program) in programs {
             install(program, &root.join("programs").join(name));
