@@ -17,6 +17,7 @@ packages=(
     ca-certificates gcc g++ libc6-dev openssl                           # cargo, the C parts of crates, libFuzzer
     umoci skopeo buildah mmdebstrap busybox-static                      # real images
     cryptsetup-bin b3sum fsverity mtree-netbsd                          # veritysetup, digests, mtree
+    systemd-container fdisk gdisk                                       # disks: systemd-dissect, sfdisk, sgdisk
     attr acl libcap2-bin e2fsprogs util-linux mount uidmap              # attributes and mounts
     aide time squashfs-tools squashfs-tools-ng                          # peers and stopwatch of the benchmarks
     kmod dmsetup fsverity keyutils                                      # other kernels in a virtual machine

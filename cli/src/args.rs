@@ -160,7 +160,7 @@ pub(crate) struct BuildArgs {
 /// An image argument that several commands have.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArg {
-    /// The image file, or its detached seal.
+    /// The image file, a disk with it (mkimg export --ddi), or its detached seal.
     pub image: PathBuf,
 }
 
@@ -179,7 +179,7 @@ Examples:
 Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
 image is consistent, not whose it is. The first line says what was checked.")]
 pub(crate) struct VerifyArgs {
-    /// The image file, its detached seal, or where an image is mounted.
+    /// The image file, a disk with it, its detached seal, or where an image is mounted.
     #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
     pub image: Option<PathBuf>,
     /// A tree that was extracted from it: compared with its records, file by file.
@@ -668,6 +668,9 @@ impl FlavorArg {
     after_help = "\
 Examples:
   mkimg export web.raw --sidecar roothash --sidecar verity    for RootImage= and systemd-nspawn
+  mkimg export web.img --ddi web.raw                          the same as a disk with partitions
+  mkimg export tools.img --ddi tools.raw --sysext             a disk for systemd-sysext
+  mkimg export web.img --ddi web_3.raw --portable             a disk for portablectl
   mkimg export web.img --print veritysetup                    lines for a shell; | sh runs them
   mkimg export web.img --print ipe --key release.pub          if the key has signed the image
   mkimg export web.img --draft-oci web-erofs                  a layout with one EROFS layer
@@ -684,6 +687,22 @@ pub(crate) struct ExportArgs {
     /// Write a file beside the image; may be given several times.
     #[arg(long, value_enum, value_name = "WHAT")]
     pub sidecar: Vec<SidecarArg>,
+    /// Write a disk with a GUID partition table, as systemd wants it: file system, dm-verity tree, and the PKCS#7
+    /// signature if there is one.
+    ///
+    /// All other commands but sign and mount read it as they read the image. With --cert the certificate of the
+    /// signer is named in it.
+    #[arg(long, value_name = "FILE")]
+    pub ddi: Option<PathBuf>,
+    /// Which processors the disk is for, as in amd64, where the source of the image does not say.
+    #[arg(long, value_name = "ARCH", requires = "ddi")]
+    pub architecture: Option<String>,
+    /// Make sure first that systemd-sysext can lay the disk over /usr and /opt.
+    #[arg(long, requires = "ddi")]
+    pub sysext: bool,
+    /// Make sure first that portablectl can attach the disk: units are to be named like the file.
+    #[arg(long, requires = "ddi", conflicts_with = "sysext")]
+    pub portable: bool,
     /// Print lines to paste; may be given several times.
     #[arg(long, value_enum, value_name = "TOOL")]
     pub print: Vec<ToolArg>,
@@ -704,7 +723,7 @@ pub(crate) struct ExportArgs {
 
 /// What can be exported: at least one of these.
 fn exports() -> ArgGroup {
-    ArgGroup::new("exports").args(["sidecar", "print", "draft_oci"]).multiple(true).required(true)
+    ArgGroup::new("exports").args(["sidecar", "ddi", "print", "draft_oci"]).multiple(true).required(true)
 }
 
 impl ExportArgs {
@@ -725,7 +744,9 @@ impl ExportArgs {
 
     /// Whether blocks of the image are copied.
     pub(crate) fn copies_blocks(&self) -> bool {
-        self.draft_oci.is_some() || self.sidecar.iter().any(|sidecar| sidecar.kind().holds_blocks())
+        self.ddi.is_some()
+            || self.draft_oci.is_some()
+            || self.sidecar.iter().any(|sidecar| sidecar.kind().holds_blocks())
     }
 }
 

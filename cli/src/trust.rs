@@ -1,11 +1,13 @@
 //! Whom to trust, as the arguments of several commands say it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args};
 use mkimg_format::ReadAt;
+use mkimg_format::detached::Sealed;
 use mkimg_sign::{Anchor, Trust, Vouching, files};
 use serde::Serialize;
 
@@ -63,6 +65,13 @@ impl TrustArgs {
 /// Who vouches for an image; `None` if nobody is asked for.
 pub(crate) fn anchor(path: &Path, image: &impl ReadAt, trust: &Trust) -> Result<Option<Anchor>> {
     trust.anchor(image, SystemTime::now()).with_context(|| show(path))
+}
+
+/// Takes the signature partition of a disk, if it holds a signature, as one more that may be the one that is asked for.
+pub(crate) fn with_partition(mut trust: Trust, image: &Sealed<File>) -> Trust {
+    let signature = image.disk().and_then(|disk| disk.signature(image.io()).ok().flatten());
+    trust.sidecars.extend(signature.map(|signature| signature.pkcs7));
+    trust
 }
 
 /// What an audit says of who vouches for the image.

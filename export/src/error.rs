@@ -28,6 +28,34 @@ pub enum Error {
     /// Other tools have no use for an image without its file data.
     #[error("is a detached seal; give the image itself")]
     DetachedSeal,
+    /// It is in a disk already.
+    #[error("is a disk with an image in it; give the image itself")]
+    Disk,
+    /// Partitions are for one architecture.
+    #[error("its source names no architecture; say which with --architecture")]
+    NoArchitecture,
+    /// There are two answers.
+    #[error("is for {own}, not for {asked}")]
+    OtherArchitecture {
+        /// As the image has it.
+        own: String,
+        /// As asked for.
+        asked: String,
+    },
+    /// No partition can be for it.
+    #[error("systemd has no type of partition for architecture {0}")]
+    UnknownArchitecture(String),
+    /// What a signature partition would hold is no signature.
+    #[error("the PKCS#7 signature of {0} is not over this root hash")]
+    WrongSignature(String),
+    /// No file of a few lines.
+    #[error("/{path} has {size} bytes, more than a release file can have")]
+    LongRelease {
+        /// Which file.
+        path: String,
+        /// Its length.
+        size: u64,
+    },
     /// There is no PKCS#7 signature.
     #[error("has no PKCS#7 signature; mkimg sign --cert makes one")]
     Unsigned,

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 
 use mkimg_format::detached::Sealed;
+use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
 use mkimg_format::trailer::Trailer;
@@ -33,8 +34,12 @@ impl Image {
     /// # Errors
     /// It is none, or block 0 does not lead to the root hash.
     pub fn open(file: File, root_hash: Option<Sha256>) -> Result<Self> {
-        if Sealed::open(&file)?.is_detached() {
+        let sealed = Sealed::open(&file)?;
+        if sealed.is_detached() {
             return Err(Error::DetachedSeal);
+        }
+        if sealed.disk().is_some() {
+            return Err(Error::Disk);
         }
         let trailer = Trailer::read(&file)?;
         let root_hash = root_hash.unwrap_or(trailer.root_hash);
@@ -59,6 +64,15 @@ impl Image {
         let options = Options { root_hash: Some(self.root_hash), threads, progress };
         let report = verify_image(&self.file, &options)?;
         if report.is_clean() { Ok(()) } else { Err(Error::Damaged { findings: report.findings.len() }) }
+    }
+
+    /// The file system, each block of which is led up to the root hash when it is read.
+    ///
+    /// # Errors
+    /// There is none that can be read.
+    pub fn file_system(&self) -> Result<FileSystem<Proven<&File>>> {
+        let (proven, _) = Proven::open(&self.file, self.root_hash)?;
+        Ok(FileSystem::open(proven)?)
     }
 
     /// The seal, each block of which is led up to the root hash when it is read.

@@ -11,11 +11,15 @@
 //! | [`parameters`] | what has to be known of the tree |
 //! | [`sidecar`] | files beside the image |
 //! | [`lines`] | lines to paste |
+//! | [`ddi`] | the disk that systemd reads |
+//! | [`consumer`] | what systemd asks of the tree in it |
 //! | [`draft_oci`] | an OCI image layout, as far as drafts say |
 #![forbid(unsafe_code)]
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod consumer;
+pub mod ddi;
 pub mod draft_oci;
 mod error;
 pub mod image;
@@ -24,6 +28,8 @@ pub mod parameters;
 mod shell;
 pub mod sidecar;
 
+pub use consumer::Consumer;
+pub use ddi::Ddi;
 pub use error::{Error, Result};
 pub use image::Image;
 pub use parameters::Parameters;

@@ -9,7 +9,8 @@ use std::io;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::header::{Header, VERSION};
+use crate::ddi::Disk;
+use crate::header::{self, Header, VERSION};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, ReadAt, Result};
 
 /// First bytes of a detached seal.
@@ -51,19 +52,27 @@ pub fn head(header: &Header) -> Box<[u8; BLOCK_LEN]> {
     block
 }
 
-/// An image, or a detached seal at the offsets of its image.
+/// An image, or a detached seal or a disk at the offsets of its image.
 #[derive(Debug)]
 pub struct Sealed<R> {
     io: R,
-    /// Byte range of the image that is not there.
-    cut: Option<(u64, u64)>,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Image,
+    /// A detached seal, and the byte range of the image that is not there.
+    Cut(u64, u64),
+    /// In the partitions of a disk.
+    Disk(Box<Disk>),
 }
 
 impl<R: ReadAt> Sealed<R> {
     /// Looks at the first bytes and opens whichever it is.
     ///
     /// # Errors
-    /// [`Error::Io`], or a broken head of a detached seal.
+    /// [`Error::Io`], a broken head of a detached seal, or a disk on which no image is found as [`Disk::open`] has it.
     pub fn open(io: R) -> Result<Self> {
         let part = Part::DetachedSeal;
         let mut magic = [0; 8];
@@ -73,7 +82,10 @@ impl<R: ReadAt> Sealed<R> {
             source,
         })?;
         if magic != MAGIC {
-            return Ok(Self { io, cut: None });
+            // What begins as an image is one. Only then it can be a disk, or an image with a damaged header.
+            let disk = if magic == header::MAGIC { None } else { Disk::open(&io)? };
+            let form = disk.map_or(Form::Image, |disk| Form::Disk(Box::new(disk)));
+            return Ok(Self { io, form });
         }
         let mut block = Box::new([0; BLOCK_LEN]);
         io.read_exact_at(&mut block[..], 0).map_err(|source| Error::Io { part, offset: 0, source })?;
@@ -91,12 +103,20 @@ impl<R: ReadAt> Sealed<R> {
                 "as the header has it",
             ));
         }
-        Ok(Self { io, cut: Some((BLOCK_SIZE, raw.cut_end.get())) })
+        Ok(Self { io, form: Form::Cut(BLOCK_SIZE, raw.cut_end.get()) })
     }
 
     /// Whether file data is missing.
     pub const fn is_detached(&self) -> bool {
-        self.cut.is_some()
+        matches!(self.form, Form::Cut(..))
+    }
+
+    /// The disk that the image is on, if it is on one.
+    pub fn disk(&self) -> Option<&Disk> {
+        match &self.form {
+            Form::Disk(disk) => Some(disk),
+            Form::Image | Form::Cut(..) => None,
+        }
     }
 
     /// What it is read from.
@@ -151,7 +171,11 @@ impl<R: ReadAt> ReadAt for Shifted<'_, R> {
 
 impl<R: ReadAt> ReadAt for Sealed<R> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let Some((start, end)) = self.cut else { return self.io.read_exact_at(buf, offset) };
+        let (start, end) = match &self.form {
+            Form::Image => return self.io.read_exact_at(buf, offset),
+            Form::Disk(disk) => return disk.read_image(&self.io, buf, offset),
+            Form::Cut(start, end) => (*start, *end),
+        };
         let last = offset.saturating_add(u64::try_from(buf.len()).unwrap_or(u64::MAX));
         if last <= start {
             return Shifted(&self.io).read_exact_at(buf, offset);
@@ -164,8 +188,11 @@ impl<R: ReadAt> ReadAt for Sealed<R> {
     }
 
     fn size(&self) -> io::Result<u64> {
-        let Some((start, end)) = self.cut else { return self.io.size() };
-        Ok(Shifted(&self.io).size()?.saturating_add(end.saturating_sub(start)))
+        match &self.form {
+            Form::Image => self.io.size(),
+            Form::Disk(disk) => Ok(disk.image_size()),
+            Form::Cut(start, end) => Ok(Shifted(&self.io).size()?.saturating_add(end.saturating_sub(*start))),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::erofs::Algorithm;
+use crate::erofs::{Algorithm, escape};
 
 /// Result of every reading operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -17,7 +17,7 @@ pub enum Error {
     Io {
         /// Which structure was wanted.
         part: Part,
-        /// Byte offset in the image.
+        /// Byte offset in the image; for what is around it, in the disk.
         offset: u64,
         /// What the system said.
         source: io::Error,
@@ -104,6 +104,12 @@ pub enum Part {
     Trailer,
     /// The head of a detached seal.
     DetachedSeal,
+    /// The first sector of a disk.
+    ProtectiveMbr,
+    /// A partition table, or what is in its partitions.
+    PartitionTable,
+    /// The partition with the signature of a root hash.
+    SignaturePartition,
 }
 
 impl fmt::Display for Part {
@@ -125,6 +131,9 @@ impl fmt::Display for Part {
             Self::Tree => "verity tree",
             Self::Trailer => "trailer",
             Self::DetachedSeal => "detached seal",
+            Self::ProtectiveMbr => "protective MBR",
+            Self::PartitionTable => "partition table",
+            Self::SignaturePartition => "signature partition",
         })
     }
 }
@@ -202,7 +211,8 @@ impl fmt::Display for Problem {
             Self::Undecodable { algorithm, length } => {
                 write!(out, "is no {} stream of {length} bytes", algorithm.name())
             }
-            Self::Document(why) => write!(out, "{why}"),
+            // It may repeat names that are in the document, and these may hold anything.
+            Self::Document(why) => write!(out, "{}", escape(why.as_bytes())),
             Self::Disagree(what) => write!(out, "{what}"),
         }
     }

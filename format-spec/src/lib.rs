@@ -12,6 +12,7 @@
 //! | Reed-Solomon parity | [`fec`] |
 //! | trailer, signatures in it | [`trailer`], [`records`] |
 //! | seal cut out of an image | [`detached`] |
+//! | image in the partitions of a disk | [`gpt`], [`ddi`], [`verity_signature`] |
 //!
 //! A [`volume`] is what others make: an EROFS image with a dm-verity tree that `veritysetup` has written.
 //!
@@ -24,11 +25,13 @@
 #![warn(clippy::arithmetic_side_effects)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::arithmetic_side_effects))]
 
+pub mod ddi;
 pub mod detached;
 pub mod erofs;
 mod error;
 pub mod fec;
 pub mod fsverity;
+pub mod gpt;
 pub mod header;
 pub mod lint;
 pub mod merkle;
@@ -41,6 +44,7 @@ pub mod sound;
 pub mod trace;
 pub mod trailer;
 pub mod verity;
+pub mod verity_signature;
 pub mod volume;
 
 pub use error::{Error, Part, Problem, Result};

@@ -7,6 +7,7 @@
 //! A broken invariant is a panic: that is how libFuzzer learns of it.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod image;
 pub mod layout;
 pub mod ops;

@@ -132,7 +132,10 @@ impl Output {
     }
 
     /// Makes room for `size` bytes, so that a full disk is found before the work is done.
-    pub(crate) fn reserve(&self, size: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Output`] if there is none.
+    pub fn reserve(&self, size: u64) -> Result<()> {
         make_room(&self.file, size).map_err(|source| self.error("cannot reserve space for the image", source))
     }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
+use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::escape;
 use mkimg_format::fec::Layout;
 use mkimg_format::header::Header;
@@ -34,6 +35,7 @@ pub fn check_trusted(
     threads: NonZeroUsize,
     progress: Option<&(dyn Fn(u64, u64) + Sync)>,
 ) -> Result<(CheckedImage, Option<Anchor>), String> {
+    refuse_disk(image)?;
     if is_of_others(image).map_err(|error| error.to_string())? {
         return check_volume(image, Place::Usual, policy, trust, kernel_signature, threads, progress);
     }
@@ -50,6 +52,17 @@ pub fn check_trusted(
         anchor.admit().map_err(|error| error.to_string())?;
     }
     Ok((checked, anchor))
+}
+
+/// An image in a partition is mounted from there, which is not what any option here is about.
+fn refuse_disk(image: &File) -> Result<(), String> {
+    match Sealed::open(image) {
+        Ok(sealed) if sealed.disk().is_some() => Err(
+            "is a disk with an image in it: mount it with systemd-dissect --mount, or mount the image itself"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Audits an open image as far as a policy asks for it: completely for [`VerityPolicy::Once`], otherwise its

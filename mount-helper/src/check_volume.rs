@@ -62,13 +62,13 @@ pub fn check_volume(
         return Err(format!("the file system has {length} bytes, the tree covers {}", volume.data_end()));
     }
     check_structure(&joined)?.map_or(Ok(()), |unknown| Err(by_hand(&unknown, &volume, &hex(&claimed))))?;
-    let signature = kernel_signature.then(|| trust.pkcs7_of_files().ok_or(NO_SIGNATURE)).transpose()?;
+    let signature = kernel_signature.then(|| trust.sidecar_pkcs7().ok_or(NO_SIGNATURE)).transpose()?;
     let checked = CheckedImage {
         root_hash: claimed,
         salt: volume.parameters.salt.clone(),
         data_blocks: volume.data_blocks,
         hash_offset: volume.tree_offset().saturating_sub(BLOCK_SIZE),
-        signature,
+        signature: signature.map(|pkcs7| pkcs7.as_der().to_vec()),
         fec: None,
     };
     Ok((checked, anchor))

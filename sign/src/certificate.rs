@@ -112,6 +112,12 @@ impl Certificate {
         hex(&self.fingerprint)
     }
 
+    /// SHA-256 of it in DER.
+    #[must_use]
+    pub const fn digest(&self) -> Sha256 {
+        self.fingerprint
+    }
+
     /// Whether it counts at a moment; both ends of its period do.
     ///
     /// # Errors

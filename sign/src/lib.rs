@@ -8,6 +8,7 @@
 //! | [`signature`] | mkimg's own signature |
 //! | [`pkcs7`] | the signature that Linux and systemd take |
 //! | [`attach`] | signatures go into the trailer |
+//! | [`partition`] | the signature in the signature partition of a disk |
 //! | [`trust`] | the one question of every command: who vouches for this image? |
 //! | [`files`] | where keys, certificates and signatures lie |
 //! | [`epochs`] | which releases were seen, so that an older one is refused |
@@ -27,6 +28,7 @@ pub mod certificate;
 pub mod epochs;
 pub mod files;
 pub mod key;
+pub mod partition;
 mod pem;
 pub mod pkcs7;
 pub mod signature;

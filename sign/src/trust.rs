@@ -99,6 +99,9 @@ pub enum Problem {
         /// What was signed.
         what: &'static str,
     },
+    /// A signature partition that names another certificate.
+    #[error("certificateFingerprint is not that of {0}, who has signed")]
+    OtherCertificate(String),
     /// No PKCS#7 signature that can be read.
     #[error("PKCS#7 signature {0}")]
     Pkcs7(#[from] Pkcs7Error),
@@ -327,11 +330,14 @@ impl Trust {
         Signatures::of_records(&trailer.records, &self.sidecars)
     }
 
-    /// The first PKCS#7 signature in the files that were given, in DER.
+    /// The first PKCS#7 signature in the files that were given.
     #[must_use]
-    pub fn pkcs7_of_files(&self) -> Option<Vec<u8>> {
-        let found = Signatures::of_records(&Records::default(), &self.sidecars);
-        found.pkcs7.first().map(|pkcs7| pkcs7.as_der().to_vec())
+    pub fn sidecar_pkcs7(&self) -> Option<Pkcs7> {
+        let read = |sidecar: &Vec<u8>| match Sidecar::read(sidecar) {
+            Sidecar::Pkcs7(pkcs7) => pkcs7.ok(),
+            Sidecar::Raw(_) => None,
+        };
+        self.sidecars.iter().find_map(read)
     }
 
     /// The first signature that holds: own ones, over `message`, say more, so they come first.

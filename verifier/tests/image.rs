@@ -12,7 +12,8 @@ use maker::{Image, Spec, detach, make, seal_up};
 use mkimg_format::header::Header;
 use mkimg_format::seal::Statement;
 use mkimg_format::trailer::Trailer;
-use mkimg_format::{BLOCK_LEN, ReadAt, Sha256, detached, verity};
+use mkimg_format::verity_signature::VeritySignature;
+use mkimg_format::{BLOCK_LEN, ReadAt, Sha256, ddi, detached, verity};
 use mkimg_verify::{Error, Finding, Options, Region, Report, verify_image};
 
 fn options(threads: usize, root_hash: Option<Sha256>) -> Options<'static> {
@@ -738,4 +739,144 @@ fn sealed_nonsense_never_panics() {
         assert!(!verify_image(&damaged, &options(1, Some(root))).unwrap().is_clean());
     }
     assert!(dirty > 1000, "{dirty}");
+}
+
+/// An image in the partitions of a disk, and where the table is at its end.
+fn on_a_disk(image: &Image, oci_name: &str) -> (Vec<u8>, ddi::Disk) {
+    let architecture = ddi::Architecture::by_oci_name(oci_name).unwrap();
+    let signature = VeritySignature { root_hash: image.root_hash, pkcs7: vec![7; 300], fingerprint: None };
+    let signature = signature.to_partition();
+    let table = ddi::table(architecture, &image.header, &image.root_hash, Some(&signature));
+    let mut bytes = table.primary();
+    bytes.resize(ddi::DATA_OFFSET as usize, 0);
+    bytes.extend_from_slice(&image.bytes);
+    bytes.extend_from_slice(&signature);
+    bytes.resize(table.backup_bytes().start as usize, 0);
+    bytes.extend(table.backup());
+    let disk = ddi::Disk::open(&bytes).unwrap().unwrap();
+    (bytes, disk)
+}
+
+#[test]
+fn around_an_image_on_a_disk_every_flipped_byte_is_found() {
+    let image = make(&Spec::default());
+    let (mut bytes, disk) = on_a_disk(&image, "amd64");
+    let report = verify(&bytes);
+    assert!(report.is_clean(), "{report:#?}");
+    assert_eq!(report.bytes_read, bytes.len() as u64);
+    assert_eq!(report.root_hash, image.root_hash);
+    assert!(anchored(&bytes, image.root_hash).is_clean());
+    assert!(!anchored(&bytes, [1; 32]).is_clean());
+
+    let signature = disk.partition(ddi::Role::Signature).unwrap().bytes.clone();
+    let backup = disk.table().backup_bytes();
+    let region = |at: u64| match at {
+        0..512 => Region::ProtectiveMbr,
+        512..0x4400 => Region::PartitionTable,
+        _ if signature.contains(&at) => Region::SignaturePartition,
+        _ if backup.contains(&at) => Region::PartitionTable,
+        _ => Region::DiskSlack,
+    };
+    let end = bytes.len() as u64;
+    let sample = (0..1300).step_by(3).chain([0x43ff, 0x4400, 0xf_ffff]).chain((0..0x10_0000).step_by(19_997));
+    let sample = sample.chain((signature.start..end).step_by(23)).chain(end - 512..end - 400);
+    for at in sample {
+        bytes[at as usize] ^= 0x10;
+        let report = verify(&bytes);
+        let [finding] = report.findings.as_slice() else { panic!("byte {at}: {report:#?}") };
+        assert_eq!(finding.region, region(at), "byte {at}: {finding:?}");
+        assert!(report.complete && report.root_hash == image.root_hash, "byte {at}");
+        bytes[at as usize] ^= 0x10;
+    }
+}
+
+#[test]
+fn damage_inside_of_a_disk_is_told_as_of_the_image() {
+    let image = make(&Spec { blocks: 150, ..Spec::default() });
+    let (good, _) = on_a_disk(&image, "amd64");
+    for at in (0..image.bytes.len()).step_by(4093) {
+        let mut bytes = good.clone();
+        bytes[ddi::DATA_OFFSET as usize + at] ^= 0x40;
+        check_flip(&image, at, &verify(&bytes));
+    }
+}
+
+#[test]
+fn a_disk_of_two_images_or_for_another_processor_is_not_clean() {
+    let (image, other) = (make(&Spec::default()), make(&Spec { seed: 9, ..Spec::default() }));
+    let (good, disk) = on_a_disk(&image, "amd64");
+    let (of_other, _) = on_a_disk(&other, "amd64");
+    let verity = disk.partition(ddi::Role::Verity).unwrap().bytes.clone();
+    let (start, end) = (verity.start as usize, verity.end as usize);
+
+    // The tree of another image behind the data of this one.
+    let mut bytes = good.clone();
+    bytes[start..end].copy_from_slice(&of_other[start..end]);
+    let report = anchored(&bytes, image.root_hash);
+    assert!(report.findings.iter().any(|finding| finding.region == Region::VeritySuperblock), "{report:#?}");
+    assert!(!verify(&bytes).is_clean());
+    // The same with all that is said around it: what is said is of the other, the data is not.
+    let mut bytes = of_other.clone();
+    bytes[ddi::DATA_OFFSET as usize..start].copy_from_slice(&good[ddi::DATA_OFFSET as usize..start]);
+    let report = anchored(&bytes, other.root_hash);
+    assert!(report.findings.iter().any(|finding| finding.region == Region::Data), "{report:#?}");
+
+    let (bytes, _) = on_a_disk(&image, "arm64");
+    let [finding] = &verify(&bytes).findings[..] else { panic!() };
+    assert_eq!(
+        (finding.region, finding.problem.as_str()),
+        (Region::PartitionTable, "partitions are for arm64, the image is for amd64")
+    );
+
+    let mut bytes = good.clone();
+    bytes.extend_from_slice(b"abc");
+    let [finding] = &verify(&bytes).findings[..] else { panic!() };
+    assert_eq!((finding.region, finding.offset, finding.length), (Region::Trailing, good.len() as u64, 3));
+
+    for (bytes, expected) in [
+        (good[..good.len() - 512].to_vec(), "the disk is truncated"),
+        (good[..ddi::DATA_OFFSET as usize].to_vec(), "the disk is truncated"),
+    ] {
+        let error = verify_image(&bytes, &options(1, None)).unwrap_err();
+        assert!(matches!(error, Error::Around(_)) && error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// A disk that claims a gap of 2^50 bytes, and has it as a hole.
+#[test]
+fn a_hole_between_partitions_is_not_read_for_ever() {
+    struct Holey {
+        bytes: Vec<u8>,
+        hole: std::ops::Range<u64>,
+        read: AtomicU64,
+    }
+    impl ReadAt for Holey {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            if self.hole.contains(&offset) {
+                self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+                buf.fill(0);
+                return Ok(());
+            }
+            let skipped = if offset < self.hole.start { 0 } else { self.hole.end - self.hole.start };
+            self.bytes.read_exact_at(buf, offset - skipped)
+        }
+        fn size(&self) -> io::Result<u64> {
+            Ok(self.bytes.len() as u64 + self.hole.end - self.hole.start)
+        }
+    }
+    let image = make(&Spec::default());
+    let (bytes, disk) = on_a_disk(&image, "amd64");
+    let (gap, length) = (disk.gaps().pop().unwrap(), 1_u64 << 50);
+    let mut table = disk.table().clone();
+    table.size += length;
+    table.usable.end += length;
+    let head = table.primary();
+    let tail = table.backup();
+    let bytes = [&head, &bytes[head.len()..gap.end as usize], &tail].concat();
+    let disk = Holey { bytes, hole: gap.start..gap.start + length, read: AtomicU64::new(0) };
+    let report = verify_image(&disk, &options(1, None)).unwrap();
+    let [finding] = &report.findings[..] else { panic!("{:#?}", report.findings) };
+    assert_eq!((finding.region, report.complete), (Region::DiskSlack, false));
+    assert!(finding.problem.starts_with("more than 1 GiB outside of partitions"), "{finding:?}");
+    assert!(disk.read.load(Ordering::Relaxed) <= 1 << 30);
 }

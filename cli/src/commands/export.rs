@@ -8,6 +8,7 @@ use mkimg_export::{Image, draft_oci};
 use mkimg_format::hex;
 use serde::Serialize;
 
+use super::export_disk;
 use crate::args::ExportArgs;
 use crate::image::open_file;
 use crate::output::{json_line, show, stdout};
@@ -20,6 +21,8 @@ struct Outcome {
     root_hash: String,
     sidecars: Vec<String>,
     lines: Vec<Lines>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ddi: Option<export_disk::Disk>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draft_oci: Option<DraftOci>,
 }
@@ -41,14 +44,19 @@ struct DraftOci {
 
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     let file = open_file(&args.image)?;
-    let anchor = anchor(&args.image, &file, &args.trust.trust()?)?;
+    let trust = args.trust.trust()?;
+    let anchor = anchor(&args.image, &file, &trust)?;
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
     let image = || show(&args.image);
     let exported = Image::open(file, root_hash).with_context(image)?;
+    let lacks = args.ddi.as_ref().map(|path| export_disk::check(args, &exported, path)).transpose()?;
     if args.copies_blocks() {
         audit(&exported).with_context(image)?;
     }
-    let outcome = export(args, &exported).with_context(image)?;
+    let mut outcome = export(args, &exported).with_context(image)?;
+    if let Some((path, lacks)) = args.ddi.as_ref().zip(lacks) {
+        outcome.ddi = Some(export_disk::write(args, &exported, &trust, path, lacks)?);
+    }
     if let Some(anchor) = anchor {
         anchor.admit()?;
     }
@@ -56,7 +64,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.json {
         json_line(&mut out, &outcome)?;
     } else {
-        text(&outcome, &mut out)?;
+        text(&outcome, &exported, &mut out)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
@@ -75,6 +83,7 @@ fn export(args: &ExportArgs, image: &Image) -> mkimg_export::Result<Outcome> {
         root_hash: hex(&image.root_hash),
         sidecars: Vec::new(),
         lines: Vec::new(),
+        ddi: None,
         draft_oci: None,
     };
     // What can be refused for its name is, before anything is written.
@@ -94,10 +103,13 @@ fn export(args: &ExportArgs, image: &Image) -> mkimg_export::Result<Outcome> {
 }
 
 /// Lines are pasted and piped, so beside them everything else is a comment.
-fn text(outcome: &Outcome, out: &mut impl std::io::Write) -> Result<()> {
+fn text(outcome: &Outcome, image: &Image, out: &mut impl std::io::Write) -> Result<()> {
     let mark = if outcome.lines.is_empty() { "" } else { "# " };
     for sidecar in &outcome.sidecars {
         writeln!(out, "{mark}{sidecar}: written")?;
+    }
+    if let Some(disk) = &outcome.ddi {
+        disk.text(mark, image, out)?;
     }
     if let Some(DraftOci { directory, reference, media_type, manifest, .. }) = &outcome.draft_oci {
         writeln!(out, "{mark}{directory}: DRAFT of an OCI layout, {reference} is {manifest}")?;

@@ -20,7 +20,7 @@ use crate::args::ExtractArgs;
 use crate::image::{Image, open_any};
 use crate::output::{count, show, size, stdout};
 use crate::progress::Bar;
-use crate::trust::anchor;
+use crate::trust::{anchor, with_partition};
 use crate::volume::VolumeFile;
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     if image.sealed.is_detached() {
         bail!("{}: a detached seal holds no file data", show(&args.image));
     }
-    let anchor = anchor(&args.image, &image.sealed, &args.trust.trust()?)?;
+    let anchor = anchor(&args.image, &image.sealed, &with_partition(args.trust.trust()?, &image.sealed))?;
     if anchor.is_some() {
         // Content is compared with the records, so that they are the right ones has to be known before.
         check_records(&args.image, &image.sealed, &image.header, anchor.as_ref(), super::threads(None))?;

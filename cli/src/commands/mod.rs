@@ -5,6 +5,7 @@ pub(crate) mod cat;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod export;
+mod export_disk;
 pub(crate) mod extract;
 pub(crate) mod inspect;
 mod inspect_volume;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use mkimg_format::detached::Sealed;
 use mkimg_format::{ReadAt, hex};
 use mkimg_remote::Remote;
 use mkimg_repair::{Options, Repaired, repair};
@@ -45,7 +46,11 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
         threads: super::threads(args.threads),
         progress: Some(&progress),
     };
-    let repaired = repair(&image, &readers, output.file(), &options);
+    // Of a disk, the image in it is mended. A damaged head of anything else is for the repair to judge.
+    let repaired = match Sealed::open(&image) {
+        Ok(sealed) if sealed.disk().is_some() => repair(&sealed, &readers, output.file(), &options),
+        _ => repair(&image, &readers, output.file(), &options),
+    };
     bar.clear();
     let repaired = repaired.with_context(|| show(&args.image))?;
     if repaired.is_complete() {

@@ -1,11 +1,11 @@
 //! `mkimg seal`
 
 use std::fs::File;
-use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
+use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use mkimg_format::{BLOCK_SIZE, detached};
+use mkimg_format::{BLOCK_SIZE, ReadAt as _, detached};
 
 use super::seal_json;
 use crate::args::{SealArgs, SealFormat};
@@ -13,7 +13,7 @@ use crate::image::Image;
 use crate::mtree;
 use crate::output::{Named, count, show, size, stdout};
 
-/// Bytes of text that are written at once.
+/// Bytes that are written at once.
 const BUFFER: usize = 256 << 10;
 
 pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
@@ -45,20 +45,24 @@ pub(crate) fn run(args: &SealArgs) -> Result<ExitCode> {
 /// Copies all but file data. Returns how much that was, in words.
 fn cut(args: &SealArgs, image: &Image, mut file: &File) -> Result<String> {
     let name = || show(&args.output);
-    let mut source = image.sealed.io();
     let header = &image.header;
     file.write_all(&detached::head(header)[..]).with_context(name)?;
-    let mut copy = |from: u64, length: u64| -> Result<()> {
-        source.seek(SeekFrom::Start(from))?;
-        let copied = io::copy(&mut io::Read::take(source, length), &mut file).with_context(name)?;
-        if copied < length {
-            bail!("{}: ends at byte {}, should have {}", show(&args.image), from + copied, from + length);
-        }
-        Ok(())
-    };
+    let (there, wanted) = (image.sealed.size()?, header.image_size());
+    if there < wanted {
+        bail!("{}: ends at byte {there}, should have {wanted}", show(&args.image));
+    }
     let tail = header.meta_block * BLOCK_SIZE;
-    copy(0, BLOCK_SIZE)?;
-    copy(tail, header.image_size() - tail)?;
+    let mut buf = vec![0; BUFFER];
+    for range in [0..BLOCK_SIZE, tail..wanted] {
+        let mut at = range.start;
+        while at < range.end {
+            let length = (range.end - at).min(BUFFER as u64);
+            let bytes = &mut buf[..usize::try_from(length)?];
+            image.sealed.read_exact_at(bytes, at).with_context(|| show(&args.image))?;
+            file.write_all(bytes).with_context(name)?;
+            at += length;
+        }
+    }
     let length = BLOCK_SIZE * 2 + header.image_size() - tail;
     let per_mille = u128::from(length) * 1000 / u128::from(header.image_size());
     Ok(format!("{}, {}.{} % of the image", size(length), per_mille / 10, per_mille % 10))

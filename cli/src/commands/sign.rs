@@ -127,8 +127,12 @@ pub(crate) fn run(args: &SignArgs) -> Result<ExitCode> {
 /// Audits an image, and reads what is to be signed of it. A trailer that alone is damaged is made anew.
 fn open(path: &Path, file: &File) -> Result<(Subject, Trailer)> {
     let name = || show(path);
-    if Sealed::open(file).with_context(name)?.is_detached() {
+    let sealed = Sealed::open(file).with_context(name)?;
+    if sealed.is_detached() {
         bail!("{}: is a detached seal; sign the image, and cut its seal then", show(path));
+    }
+    if sealed.disk().is_some() {
+        bail!("{}: is a disk with an image in it; sign the image, and export it then", show(path));
     }
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);

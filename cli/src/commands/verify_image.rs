@@ -1,15 +1,17 @@
 //! `mkimg verify IMAGE`
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
+use mkimg_format::ddi::Role;
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::escape;
 use mkimg_format::hex;
-use mkimg_sign::Vouching;
+use mkimg_sign::{Certificate, Vouching, partition};
 use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
@@ -18,7 +20,7 @@ use crate::args::VerifyArgs;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_or_base64};
 use crate::progress::Bar;
-use crate::trust::Anchored;
+use crate::trust::{Anchored, with_partition};
 
 #[derive(Serialize)]
 pub(super) struct FindingLine<'a> {
@@ -55,7 +57,7 @@ struct Summary {
     unsealed: Option<Unsealed>,
 }
 
-/// Audits an image file or a detached seal.
+/// Audits an image file, a detached seal, or a disk with an image in it.
 pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let name = || show(path);
     let image = Sealed::open(open_file(path)?).with_context(name)?;
@@ -65,17 +67,19 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
     // Who vouches for it comes first; that all of it is what they vouch for, the audit tells.
-    let (anchor, mut refusal) = match args.trust.trust()?.anchor(&image, SystemTime::now()) {
+    let trust = with_partition(args.trust.trust()?, &image);
+    let (anchor, mut refusal) = match trust.anchor(&image, SystemTime::now()) {
         Ok(anchor) => (anchor, None),
         Err(refusal) => (None, Some(refusal.to_string())),
     };
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash).or(args.trust.root_hash);
     let options =
         Options { root_hash, threads: super::threads(args.compare.threads), progress: Some(&advance) };
-    // A file whose detached head is broken is audited as the image that it may be.
-    let report = verify_image(&image, &options);
+    // The file itself: of a disk all of it is audited, not only the image.
+    let report = verify_image(image.io(), &options);
     bar.clear();
     let mut report = report.with_context(name)?;
+    report.findings.extend(signature_partition(&image, &trust.certificates));
     if let Some(anchor) = anchor.as_ref().filter(|_| report.is_clean()) {
         refusal = anchor.admit().err().map(|error| error.to_string());
     }
@@ -85,6 +89,15 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     }
     let by = anchor.map(|anchor| anchor.by);
     finish(args, path, &report, by.as_ref(), None)
+}
+
+/// What is wrong with the signature in the signature partition of a disk, if it can be read at all.
+fn signature_partition(image: &Sealed<File>, certificates: &[Certificate]) -> Option<Finding> {
+    let disk = image.disk()?;
+    let signature = disk.signature(image.io()).ok()??;
+    let problem = partition::check(&signature, certificates).err()?;
+    let offset = disk.partition(Role::Signature).map_or(0, |partition| partition.bytes.start);
+    Some(Finding::of_signature_partition(offset, problem.to_string()))
 }
 
 /// Prints a report, whoever has written the image, and gives its exit status.

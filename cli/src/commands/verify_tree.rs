@@ -23,7 +23,7 @@ use crate::image::{header as image_header, open_file};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 use crate::style::Style;
-use crate::trust::{Anchored, anchor};
+use crate::trust::{Anchored, anchor, with_partition};
 
 #[derive(Serialize)]
 struct Summary<'a> {
@@ -57,7 +57,7 @@ impl Baseline {
         let file = open_file(path)?;
         let image = Sealed::open(file.try_clone()?).with_context(|| show(path))?;
         let header = image_header(path, &image)?;
-        let anchor = anchor(path, &image, trust)?;
+        let anchor = anchor(path, &image, &with_partition(trust.clone(), &image))?;
         let root_hash = check_records(path, &image, &header, anchor.as_ref(), threads)?;
         if let Some(anchor) = &anchor {
             anchor.admit().with_context(|| show(path))?;

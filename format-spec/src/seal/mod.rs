@@ -81,6 +81,23 @@ impl<R: ReadAt> Seal<R> {
         Statement::from_json(&bytes).map_err(wrong)
     }
 
+    /// The architecture that the OCI configuration names; `None` without a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Corrupt`] when the configuration is not JSON.
+    pub fn architecture(&self) -> Result<Option<String>> {
+        #[derive(serde::Deserialize)]
+        struct Config {
+            architecture: Option<String>,
+        }
+        let Some(bytes) = self.document(Section::Config)? else { return Ok(None) };
+        let config: Config = serde_json::from_slice(&bytes).map_err(|error| {
+            let problem = Problem::Document(format!("configuration: {error}"));
+            Error::corrupt(Part::Seal, self.table.place(Section::Config).offset, problem)
+        })?;
+        Ok(config.architecture)
+    }
+
     /// The distinct contents.
     #[must_use]
     pub fn contents(&self) -> Records<'_, R, Content> {

@@ -52,7 +52,8 @@ fn main() -> std::io::Result<()> {
 
 type Make = fn(&mut Corpus) -> std::io::Result<()>;
 
-const TARGETS: [(&str, Make); 8] = [
+const TARGETS: [(&str, Make); 9] = [
+    ("disk", disk),
     ("erofs_reader", erofs_reader),
     ("flatten_build", flatten_build),
     ("oci_layout", oci_layout),
@@ -126,6 +127,25 @@ fn small_blocks() -> Vec<u8> {
     bytes[3072..3084].copy_from_slice(b"\x01\x01\x03\0xyz1\0\0\0\0");
     image::mend_superblock(&mut bytes);
     bytes
+}
+
+fn disk(out: &mut Corpus) -> std::io::Result<()> {
+    let (_, sound) = mkimg_fuzz::disk::sound();
+    let signature = &sound[sound.len() - 5 * 4096 - 4096..][..420];
+    let text: Vec<u8> = signature.iter().copied().take_while(|byte| *byte != 0).collect();
+    assert!(text.starts_with(b"{\"rootHash\""), "the signature partition is in front of the backup table");
+    out.add(&text, 0)?;
+    // The first sectors alone, and with the last ones behind them.
+    out.with(&sound[..17408], &[1, 0x81])?;
+    out.with(&[&sound[..17408], &sound[sound.len() - 16896..]].concat(), &[1, 0x81])?;
+    out.with(&[], &[2])?;
+    for area in 0..8 {
+        for (operation, offset) in [(0x11, 8_u16), (0x22, 16), (0x43, 32), (0x25, 72), (0x46, 0)] {
+            let [low, high] = offset.to_le_bytes();
+            out.with(&[area, operation, low, high, 1, 2, 3, 4], &[2, 0x82])?;
+        }
+    }
+    Ok(())
 }
 
 fn erofs_reader(out: &mut Corpus) -> std::io::Result<()> {

@@ -4,16 +4,18 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use mkimg_format::ddi::Disk;
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::salt::Salt;
 use mkimg_format::seal::{Seal, Table};
 use mkimg_format::sound::Unread;
-use mkimg_format::{BLOCK_SIZE, ReadAt, Sha256, detached, hex, lint};
+use mkimg_format::{BLOCK_SIZE, Part, ReadAt, Sha256, detached, hex, lint};
 
 use super::Error;
 use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
 use super::cache::Cached;
 use super::content::{Sealed, section_word};
+use super::disk;
 use super::faults::Faults;
 use super::geometry::{Geometry, without_slack};
 use super::parity::{self, Flaw};
@@ -41,14 +43,20 @@ impl Default for Options<'_> {
     }
 }
 
-/// Reads a whole image, or a detached seal, and reports everything that is wrong with it.
+/// Reads a whole image, a detached seal, or a disk with an image in it, and reports everything that is wrong with it.
 ///
 /// # Errors
 /// When nothing could be checked: the image cannot be opened, or it is none. Blocks that cannot be read are findings.
 pub fn verify_image(image: &(impl ReadAt + Sync), options: &Options<'_>) -> Result<Report, Error> {
     let mut findings = Findings::new();
     match detached::Sealed::open(image) {
-        Ok(opened) => Audit::new(&opened, options, findings)?.run(options),
+        Ok(opened) => {
+            let report = Audit::new(&opened, options, findings)?.run(options)?;
+            Ok(match opened.disk() {
+                Some(disk) => with_disk(report, &opened, disk),
+                None => report,
+            })
+        }
         Err(mkimg_format::Error::Io { offset, source, .. })
             if source.kind() == io::ErrorKind::UnexpectedEof =>
         {
@@ -57,13 +65,23 @@ pub fn verify_image(image: &(impl ReadAt + Sync), options: &Options<'_>) -> Resu
             })
         }
         // Whether it is a detached seal stands in block 0. Without that it can only be an image.
-        Err(mkimg_format::Error::Io { source, .. }) => {
+        Err(mkimg_format::Error::Io { source, part: Part::Header | Part::DetachedSeal, .. }) => {
             findings.mark_incomplete();
             findings.add(Region::Header, 0, BLOCK_SIZE, unreadable(source.raw_os_error()));
             Audit::new(image, options, findings)?.run(options)
         }
-        Err(other) => Err(Error::DetachedSeal(other)),
+        Err(other) => Err(Error::Around(other)),
     }
+}
+
+/// Adds to the report of an image what is wrong around it.
+fn with_disk<R: ReadAt>(mut report: Report, image: &detached::Sealed<R>, disk: &Disk) -> Report {
+    let mut findings = Findings::new();
+    let around = disk::audit(image, disk, &report.root_hash, &mut findings);
+    findings.add_report(&mut report);
+    let (findings, truncated_findings, complete) = findings.finish();
+    let bytes_read = report.bytes_read.saturating_add(around);
+    Report { findings, truncated_findings, complete, bytes_read, ..report }
 }
 
 struct Audit<'a, R> {

@@ -20,7 +20,7 @@ pub enum Error {
         /// What was looked for, and what was found.
         reason: String,
     },
-    /// The head of a detached seal is damaged, so nobody can say which bytes follow.
+    /// The head of a detached seal or the partition table of a disk is damaged, so nobody can say which bytes are the image.
     #[error(transparent)]
-    DetachedSeal(mkimg_format::Error),
+    Around(mkimg_format::Error),
 }

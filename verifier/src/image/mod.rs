@@ -7,6 +7,7 @@
 //! | `blame` | is it the data or the tree that is damaged? |
 //! | `paths` | whose bytes are they? |
 //! | `parity` | is the parity that of the data? |
+//! | `disk` | if it is on a disk, what else is there? |
 //! | `content` | do the records of the seal fit the file system? |
 //! | `digests` | have the contents the digests that the records claim? |
 //! | `volume` | the same questions of an image of another writer, which has no records |
@@ -25,6 +26,7 @@ mod blame;
 mod cache;
 mod content;
 mod digests;
+mod disk;
 mod error;
 mod faults;
 mod geometry;

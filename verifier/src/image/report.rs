@@ -43,12 +43,20 @@ pub enum Region {
     Slack,
     /// Bytes that should be there and are not.
     Truncated,
-    /// Bytes behind the end of the image.
+    /// Bytes behind the end of the image, or of the disk that it is on.
     Trailing,
     /// The root of the tree as a whole.
     RootHash,
     /// The hashes hold, but what they protect breaks the format.
     Structure,
+    /// The first sector of a disk.
+    ProtectiveMbr,
+    /// A partition table, or a partition that is not the one of the image.
+    PartitionTable,
+    /// The partition with the signature of the root hash.
+    SignaturePartition,
+    /// Bytes of a disk that are in no partition.
+    DiskSlack,
     /// Nobody who is trusted vouches for the image, or it is an old release.
     Trust,
 }
@@ -72,6 +80,10 @@ impl Region {
             Self::Trailing => "trailing",
             Self::RootHash => "root-hash",
             Self::Structure => "structure",
+            Self::ProtectiveMbr => "protective-mbr",
+            Self::PartitionTable => "partition-table",
+            Self::SignaturePartition => "signature-partition",
+            Self::DiskSlack => "disk-slack",
             Self::Trust => "trust",
         }
     }
@@ -81,6 +93,9 @@ impl Region {
         match part {
             Part::Seal | Part::SealTable => Self::Seal,
             Part::Slack => Self::Slack,
+            Part::ProtectiveMbr => Self::ProtectiveMbr,
+            Part::PartitionTable => Self::PartitionTable,
+            Part::SignaturePartition => Self::SignaturePartition,
             _ => Self::Structure,
         }
     }
@@ -95,7 +110,7 @@ impl fmt::Display for Region {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// First byte of the image that it is about.
+    /// First byte that it is about: of the image, or for what is around it, of the disk.
     pub offset: u64,
     /// Length in bytes of what it is about.
     pub length: u64,
@@ -113,8 +128,19 @@ impl Finding {
     /// What an audit cannot find by itself: that the image as a whole is not one that is trusted. `offset` is that of the
     /// trailer, which has the signatures.
     #[must_use]
-    pub fn of_trust(offset: u64, problem: String) -> Self {
-        Self { offset, length: 0, region: Region::Trust, paths: Vec::new(), more_paths: 0, problem }
+    pub const fn of_trust(offset: u64, problem: String) -> Self {
+        Self::without_paths(Region::Trust, offset, problem)
+    }
+
+    /// What the format knows nothing of: that a signature partition holds no signature of this image. `offset` is its first
+    /// byte on the disk.
+    #[must_use]
+    pub const fn of_signature_partition(offset: u64, problem: String) -> Self {
+        Self::without_paths(Region::SignaturePartition, offset, problem)
+    }
+
+    const fn without_paths(region: Region, offset: u64, problem: String) -> Self {
+        Self { offset, length: 0, region, paths: Vec::new(), more_paths: 0, problem }
     }
 }
 
@@ -209,6 +235,15 @@ impl Findings {
     /// Counts what could not be kept.
     pub(crate) fn drop(&mut self, count: u64) {
         self.dropped = self.dropped.saturating_add(count);
+    }
+
+    /// Adds the findings of a report, and what could not be kept of them.
+    pub(crate) fn add_report(&mut self, report: &mut Report) {
+        for finding in std::mem::take(&mut report.findings) {
+            self.push(finding);
+        }
+        self.drop(report.truncated_findings);
+        self.complete &= report.complete;
     }
 
     /// Adds what the reader of the format reports.

@@ -1,0 +1,91 @@
+//! What is around an image in the partitions of a disk.
+
+use std::ops::Range;
+
+use mkimg_format::ddi::Disk;
+use mkimg_format::detached::Sealed;
+use mkimg_format::header::Header;
+use mkimg_format::seal::Seal;
+use mkimg_format::{ReadAt, Sha256};
+
+use super::report::{Findings, Region, unreadable};
+
+/// Bytes between partitions that are read: nobody has more of them, and a file with holes could have any number.
+const GAPS_MAX: u64 = 1 << 30;
+
+/// Bytes that are read at once.
+const CHUNK: usize = 64 << 10;
+
+/// Audits the disk that an image of this root hash is on. Returns how many bytes were read.
+///
+/// Offsets of findings are those of the disk.
+pub(crate) fn audit<R: ReadAt>(
+    image: &Sealed<R>,
+    disk: &Disk,
+    root_hash: &Sha256,
+    findings: &mut Findings,
+) -> u64 {
+    for problem in disk.problems(image.io(), root_hash) {
+        findings.add_error(&problem, None);
+    }
+    // An image whose records cannot be read has findings of its own.
+    let sealed = Header::read(image).and_then(|header| Seal::open(image, &header)?.architecture());
+    let (own, of_disk) = (sealed.ok().flatten(), disk.architecture().oci);
+    if let Some(own) = own.filter(|own| own != of_disk) {
+        let problem = format!("partitions are for {of_disk}, the image is for {own}");
+        findings.add(Region::PartitionTable, disk.table().array, 0, problem);
+    }
+    let mut bytes_read = disk.size().saturating_sub(disk.image_size());
+    let mut left = GAPS_MAX;
+    for gap in disk.gaps() {
+        let length = gap.end.saturating_sub(gap.start);
+        let read = length.min(left);
+        nonzero(image.io(), gap.start..gap.start.saturating_add(read), findings);
+        left = left.saturating_sub(read);
+        if read < length {
+            findings.mark_incomplete();
+            let problem = "more than 1 GiB outside of partitions: the rest was not looked at";
+            findings.add(
+                Region::DiskSlack,
+                gap.start.saturating_add(read),
+                length.saturating_sub(read),
+                problem,
+            );
+            bytes_read = bytes_read.saturating_sub(length.saturating_sub(read));
+        }
+    }
+    let trailing = disk.trailing();
+    let length = trailing.end.saturating_sub(trailing.start);
+    if length > 0 {
+        let problem = format!("{length} bytes behind the end of the disk at {}", trailing.start);
+        findings.add(Region::Trailing, trailing.start, length, problem);
+    }
+    bytes_read
+}
+
+/// One finding that spans the bytes of a gap that are not zero.
+fn nonzero(io: &impl ReadAt, gap: Range<u64>, findings: &mut Findings) {
+    let (zeros, mut buf) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut found: Option<Range<u64>> = None;
+    let mut at = gap.start;
+    while at < gap.end {
+        let length = usize::try_from(gap.end.saturating_sub(at)).unwrap_or(CHUNK).min(CHUNK);
+        let bytes = buf.get_mut(..length).unwrap_or_default();
+        let place = |index: usize| at.saturating_add(u64::try_from(index).unwrap_or_default());
+        if let Err(error) = io.read_exact_at(bytes, at) {
+            findings.mark_incomplete();
+            let length = u64::try_from(length).unwrap_or_default();
+            findings.add(Region::DiskSlack, at, length, unreadable(error.raw_os_error()));
+        } else if *bytes != zeros[..length] {
+            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_default();
+            let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(first);
+            let start = found.map_or(place(first), |found| found.start);
+            found = Some(start..place(last.saturating_add(1)));
+        }
+        at = place(length);
+    }
+    if let Some(found) = found {
+        let length = found.end.saturating_sub(found.start);
+        findings.add(Region::DiskSlack, found.start, length, "bytes outside of partitions are not zero");
+    }
+}
