@@ -13,6 +13,7 @@ use mkimg_mkfs::{Compression, Dedup, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
 use crate::trust::TrustArgs;
+use crate::volume::HashArgs;
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
 #[derive(Debug, Parser)]
@@ -173,6 +174,7 @@ Examples:
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
   mkimg verify /mnt                           is this mount, and the file behind it?
   mkimg verify web/rootfs --only security     what has a container changed that gives power?
+  mkimg verify other.erofs --root-hash 5d0f...   an image of mkfs.erofs and `veritysetup format`
 
 Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
 image is consistent, not whose it is. The first line says what was checked.")]
@@ -187,6 +189,8 @@ pub(crate) struct VerifyArgs {
     pub seal: Option<PathBuf>,
     #[command(flatten)]
     pub trust: TrustArgs,
+    #[command(flatten)]
+    pub hashes: HashArgs,
     #[command(flatten)]
     pub compare: CompareArgs,
 }
@@ -273,6 +277,17 @@ pub(crate) enum Verity {
     Off,
 }
 
+/// What the kernel does when a block does not match its hash, and no parity mends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnCorruption {
+    /// The read fails with an I/O error.
+    Eio,
+    /// The machine restarts.
+    Restart,
+    /// The kernel panics (Linux 5.9).
+    Panic,
+}
+
 /// What carries a mounted image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Via {
@@ -290,6 +305,13 @@ Examples:
   mkimg repair web.img -o mended.img --root-hash 5d0f...    from parity (mkimg build --fec)
   mkimg repair web.img -o mended.img --from old.img         from a copy, which may be damaged as well
   mkimg repair web.img -o mended.img --from web.seal        all but file data, from the detached seal
+  mkimg repair web.img -o mended.img --from https://example.org/web.img
+  mkimg repair web.img -o mended.img --from docker://registry.example.org/web:v1
+
+Of a copy on a web server or in a registry only the bad blocks are fetched, so the server has to send parts
+of a file (HTTP ranges). In a registry it is the one layer of what the name stands for, or the blob with the
+digest (docker://HOST/NAME@sha256:...); user names and passwords are taken from $REGISTRY_AUTH_FILE or
+~/.docker/config.json, and certificate authorities from the system or $SSL_CERT_FILE.
 
 Every block is checked against its hash before it is taken, up to the root hash. The damaged image is
 only read. Exit status: 0 the copy is the image, to the byte; 1 it could not be mended: what is still
@@ -303,9 +325,10 @@ pub(crate) struct RepairArgs {
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = crate::trust::root_hash)]
     pub root_hash: Option<[u8; 32]>,
-    /// Another copy of the image, or its detached seal; may be given several times.
-    #[arg(long, value_name = "FILE")]
-    pub from: Vec<PathBuf>,
+    /// Another copy of the image, or its detached seal: a file, an http:// or https:// URL, or docker://HOST/NAME; may be
+    /// given several times, and is asked in that order.
+    #[arg(long, value_name = "FILE|URL")]
+    pub from: Vec<OsString>,
     /// Number of threads, at most 64 [default: one for each processor, at most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
@@ -319,6 +342,8 @@ pub(crate) struct RepairArgs {
 Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+  mkimg mount web.img /mnt --on-corruption panic      no I/O error at a damaged block, but a panic (with dm-verity)
+  mkimg mount other.erofs /mnt --root-hash 5d0f...    of mkfs.erofs and `veritysetup format`
   mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
@@ -337,11 +362,21 @@ pub(crate) struct MountArgs {
     /// How the bytes are checked.
     #[arg(long, value_enum, default_value_t = Verity::Auto)]
     pub verity: Verity,
+    /// What the kernel does at a damaged block (with dm-verity) [default: eio].
+    ///
+    /// A mount with another policy than an earlier one of the same image has a mapped device of its own. Where an
+    /// image is mounted at boot, one damaged block that is read there makes `restart` a loop.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub on_corruption: Option<OnCorruption>,
     /// Let the kernel check the PKCS#7 signature of the root hash by its own keyrings (with dm-verity).
     #[arg(long)]
     pub kernel_signature: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
+    /// Byte at which `veritysetup format` has put its superblock, of an image that mkimg has not written [default: where the
+    /// file system ends].
+    #[arg(long, value_name = "N")]
+    pub hash_offset: Option<u64>,
     /// What carries the image.
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
@@ -429,6 +464,8 @@ pub(crate) struct ExtractArgs {
     pub no_owner: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
+    #[command(flatten)]
+    pub hashes: HashArgs,
     /// Have the kernel check every read of the files (fs-verity); takes ext4, f2fs or btrfs with that feature.
     #[arg(long)]
     pub fs_verity: bool,

@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod copies;
 mod differences;
 mod digests;
 mod entry;
@@ -13,6 +14,7 @@ mod output;
 mod progress;
 mod style;
 mod trust;
+mod volume;
 
 use std::process::ExitCode;
 

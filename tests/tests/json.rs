@@ -1,7 +1,7 @@
 //! `docs/json.md` names every field that `--json` prints, in the section of its command.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::{Run, mkimg, mkimg_path};
+use mkimg_tests::command::{Run, mkimg, mkimg_path, tool};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
 use mkimg_tests::signer::Signer;
@@ -183,7 +183,7 @@ fn every_field_of_an_audit_is_documented() {
         lines.extend(mkimg(args!["verify", "--json", image]).output().code(1).json_lines());
     }
     lines.extend(mkimg(args!["verify", "--json", sample]).args(&trust).ok().json_lines());
-    assert_documented("verify --json IMAGE", &lines, &["more_paths"]);
+    assert_documented("verify --json IMAGE", &lines, &["more_paths", "unsealed"]);
 
     let tree = dir.path().join("odd");
     std::fs::write(tree.join(OsStr::from_bytes(b"\xff")), "shorter").unwrap();
@@ -197,6 +197,25 @@ fn every_field_of_an_audit_is_documented() {
     let lines = mkimg(args!["verify", "--json", sample, tree]).args(&trust).ok().json_lines();
     let [summary] = &lines[..] else { panic!("{lines:?}") };
     assert!(unsigned.iter().all(|field| summary.get(field).is_some()), "{summary}");
+}
+
+#[test]
+fn every_field_of_an_image_of_others_is_documented() {
+    require!(Need::Tool("mkfs.erofs"), Need::Tool("veritysetup"));
+    let dir = scratch();
+    let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "text ".repeat(5000)).unwrap();
+    let (mut audits, mut inspections) = (Vec::new(), Vec::new());
+    for compression in [&[][..], &["-zlz4"]] {
+        let _ = tool("mkfs.erofs", compression).args([&image, &tree]).ok();
+        let offset = format!("--hash-offset={}", std::fs::metadata(&image).unwrap().len());
+        let _ = tool("veritysetup", args!["format", image, image, offset]).ok();
+        audits.push(mkimg(args!["verify", "--json", image]).ok().json()["unsealed"].clone());
+        inspections.push(mkimg(args!["inspect", "--json", image]).ok().json());
+    }
+    assert_documented("verify --json OTHERS", &audits, &[]);
+    assert_documented("inspect --json OTHERS", &inspections, &[]);
 }
 
 #[test]
@@ -260,7 +279,10 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
         let [point, upper, work] = ["m", "u", "w"].map(|what| dir.path().join(format!("{name}.{what}")));
         std::fs::create_dir(&point).unwrap();
         let _mounted = Mounted::adopt(&point);
-        let _ = mkimg(args!["mount", image, point, "--via", "loop", "--upper", upper, "--work", work]).ok();
+        let _ = mkimg(args![
+            "mount", image, point, "--verity", "once", "--via", "loop", "--upper", upper, "--work", work
+        ])
+        .ok();
         std::fs::write(point.join("extra"), "").unwrap();
         std::fs::set_permissions(point.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
         let first = if name == "odd" { OsStr::from_bytes(b"\xff") } else { OsStr::new("bin/tool") };
@@ -282,7 +304,7 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
     let layers = format!("lowerdir={}:{}", point.display(), beneath.display());
     let _over = Mounted::new(&["-t", "overlay", "-o", &layers], Path::new("overlay"), &over);
     lines.extend(mkimg(args!["verify", "--json", over]).output().code(1).json_lines());
-    assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths"]);
+    assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths", "on_corruption"]);
 }
 
 #[test]
@@ -299,16 +321,28 @@ fn root_every_field_of_a_mount_is_documented() {
     // Unmounted as soon as it is there, which ends the recording.
     let unmount = r#"until "$0" umount "$1" 2>/dev/null; do sleep 0.05; done"#;
     let unmounting = Run::new("sh").args(args!["-c", unmount, mkimg_path(), point]).spawn();
-    let mut lines =
-        mkimg(args!["mount", "--json", image, point, "--record", dir.path().join("trace")]).ok().json_lines();
+    let mut lines = mkimg(args![
+        "mount",
+        "--json",
+        image,
+        point,
+        "--verity",
+        "once",
+        "--record",
+        dir.path().join("trace")
+    ])
+    .ok()
+    .json_lines();
     assert!(unmounting.wait_with_output().unwrap().status.success());
     lines.extend(
-        mkimg(args!["mount", "--json", image, point, "--cert", signer.certificate]).ok().json_lines(),
+        mkimg(args!["mount", "--json", image, point, "--verity", "once", "--cert", signer.certificate])
+            .ok()
+            .json_lines(),
     );
-    assert_documented("mount --json", &lines, &[]);
+    // Not over dm-verity, which takes another kernel than most machines for tests have: `tests/vm/guest`.
+    assert_documented("mount --json", &lines, &["on_corruption"]);
     let shown = point.canonicalize().unwrap();
     let mut lines = mkimg(["mounts", "--json"]).ok().json_lines();
     lines.retain(|line| line["target"] == shown.to_str().unwrap());
-    // Not over dm-verity, which takes another kernel than most machines for tests have: `tests/vm/guest`.
-    assert_documented("mounts --json", &lines, &["kernel_signature"]);
+    assert_documented("mounts --json", &lines, &["kernel_signature", "on_corruption"]);
 }

@@ -11,9 +11,10 @@ use mkimg_tests::mount::{Exclusive, Mounted};
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, Tree, steps};
-use mkimg_tests::{args, images, project, require, scratch};
+use mkimg_tests::{args, images, project, require, scratch, sha256_of};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 /// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
 const VICTIM: &str = "etc/block";
@@ -52,6 +53,7 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     assert!(std::fs::read(&with_parity).unwrap()[start..].starts_with(&content));
     sign(disk, &image, scratch);
     let facts = [
+        foreign(disk, scratch),
         format!("DATA_BLOCKS={}", built["data_blocks"]),
         format!("ROOT_HASH={}", built["root_hash"].as_str().unwrap()),
         format!("FEC_ROOT_HASH={}", parity["root_hash"].as_str().unwrap()),
@@ -64,8 +66,11 @@ fn fill_disk(disk: &Path, scratch: &Path) {
 
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
-    for name in ["trusted", "stranger"] {
-        let signer = Signer::new(scratch, name);
+    for name in ["trusted", "stranger", "elliptic"] {
+        let signer = match name {
+            "elliptic" => Signer::elliptic(scratch, name),
+            _ => Signer::new(scratch, name),
+        };
         let signed = disk.join(format!("{name}.mkimg"));
         let _ = std::fs::copy(image, &signed).unwrap();
         let _ =
@@ -84,6 +89,31 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
         .args(form)
         .args(args!["-in", other, "-signer", certificate, "-inkey", key, "-out", disk.join("other.p7s")])
         .ok();
+}
+
+/// Puts an image of other tools on the disk, and says what the step must know of it.
+fn foreign(disk: &Path, scratch: &Path) -> String {
+    let (tree, image) = (scratch.join("foreign"), disk.join("foreign.erofs"));
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    let content: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut sums = String::new();
+    for (name, bytes) in [("etc/numbers", &content[..]), ("etc/small", b"small")] {
+        std::fs::write(tree.join(name), bytes).unwrap();
+        writeln!(sums, "{}  {name}", sha256_of(&tree.join(name))).unwrap();
+    }
+    std::fs::write(disk.join("foreign.sha256"), sums).unwrap();
+    let _ = run("mkfs.erofs", args![image, tree]).ok();
+    let bytes = std::fs::read(&image).unwrap();
+    let start = bytes.windows(4096).position(|window| window == &content[..4096]).unwrap();
+    let (salt, length) = ("5a".repeat(32), bytes.len());
+    let options = [format!("--hash-offset={length}"), format!("--salt={salt}")];
+    let said = run("veritysetup", args!["format", image, image]).args(options).ok().out();
+    let root = said.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap().trim();
+    format!(
+        "FOREIGN_ROOT_HASH={root}\nFOREIGN_HASH_OFFSET={length}\nFOREIGN_SALT={salt}\nFOREIGN_VICTIM=etc/numbers\nFOREIGN_DAMAGE_OFFSET={}\nFOREIGN_DAMAGE_BYTE='\\{:03o}'",
+        start + 5000,
+        bytes[start + 5000] ^ 1
+    )
 }
 
 /// The kernels of `vm/setup.sh`, which are the last columns of the table in `docs/kernels.md`.
@@ -185,19 +215,42 @@ fn root_this_kernel_reads_what_the_floors_promise() {
     }
 }
 
-/// Boots one of the kernels of `vm/setup.sh`, where these steps must pass.
-fn steps_pass(kernel: &str, steps: &[String]) {
-    require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
-    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"), Need::Tool("losetup"));
+/// The machine with a kernel, and the programs that steps call, unless something is missing.
+fn machine(kernel: &str) -> Option<(Machine, Vec<(&'static str, PathBuf)>)> {
     let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
-        Err(reason) => return skipped(&reason),
+        Err(reason) => {
+            skipped(&reason);
+            return None;
+        }
     };
+    let mut programs = vec![("mkimg", mkimg_path())];
+    programs.extend(
+        ["debugfs", "dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name))),
+    );
+    Some((machine, programs))
+}
+
+macro_rules! require_guest_programs {
+    () => {
+        require!(
+            Need::Tool("busybox"),
+            Need::Tool("mkfs.ext4"),
+            Need::Tool("dmsetup"),
+            Need::Tool("fsverity")
+        );
+        require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+        require!(Need::Tool("debugfs"), Need::Tool("losetup"), Need::Tool("mkfs.erofs"));
+    };
+}
+
+/// Boots one of the kernels of `vm/setup.sh`, where these steps must pass.
+fn steps_pass(kernel: &str, steps: &[String]) {
+    require_guest_programs!();
+    let Some((machine, programs)) = machine(kernel) else { return };
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = ["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name)));
     let _ = floors::fill(&disk.path().join("sets"), dir.path());
-    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
     let report = machine.run(steps, &programs, disk.path(), dir.path());
     println!("{}: {}", report.release, report.times);
     let (_, wanted) = KERNELS.into_iter().find(|(name, _)| *name == kernel).unwrap();
@@ -214,6 +267,26 @@ fn steps_pass(kernel: &str, steps: &[String]) {
         }
     }
     assert!(failed.is_empty(), "{}: failed: {failed:?}\n{}", report.release, report.console);
+}
+
+/// `--on-corruption restart` and `panic`, each in a machine that does not live through it.
+#[test]
+fn damage_ends_the_machine() {
+    require_guest_programs!();
+    for kernel in ["6.1", "newest"] {
+        let Some((machine, programs)) = machine(kernel) else { continue };
+        let (dir, disk) = (scratch(), scratch());
+        fill_disk(disk.path(), dir.path());
+        for (policy, wanted, not) in [
+            ("restart", "Restarting system with command 'dm-verity device corrupted'", "Kernel panic"),
+            ("panic", "Kernel panic - not syncing: dm-verity device corrupted", "Restarting system with"),
+        ] {
+            let scratch = scratch();
+            let last = machine.run_to_death(policy, &programs, disk.path(), scratch.path());
+            println!("{kernel}, {policy}:{last}");
+            assert!(last.contains(wanted) && !last.contains(not), "{kernel}, {policy}: {last}");
+        }
+    }
 }
 
 #[test]
