@@ -333,11 +333,7 @@ impl Trust {
     /// The first PKCS#7 signature in the files that were given.
     #[must_use]
     pub fn sidecar_pkcs7(&self) -> Option<Pkcs7> {
-        let read = |sidecar: &Vec<u8>| match Sidecar::read(sidecar) {
-            Sidecar::Pkcs7(pkcs7) => pkcs7.ok(),
-            Sidecar::Raw(_) => None,
-        };
-        self.sidecars.iter().find_map(read)
+        Signatures::of_records(&Records::default(), &self.sidecars).pkcs7.into_iter().next()
     }
 
     /// The first signature that holds: own ones, over `message`, say more, so they come first.
