@@ -2,8 +2,9 @@
 //!
 //! The running kernel may lack what mkimg is for: device-mapper, fs-verity. QEMU emulates a machine, so this needs
 //! neither hardware support nor root. The guest has a busybox, the kernel's modules, programs of this machine with their
-//! libraries, and one ext4 disk with whatever the test puts there. `vm/init` runs the steps in `vm/guest`, all of them
-//! in one boot, and says how each went on a serial port of its own.
+//! libraries, and one ext4 disk with whatever the test puts there. If that is an image `root.mkimg`, it goes on with the
+//! systemd in there (`vm/systemd/boot`). `vm/run-steps` runs all steps of a folder in one boot, and says how each went
+//! on a serial port of its own.
 
 use crate::command::{self, Run};
 use crate::need::{find_tool, tools_dir};
@@ -11,11 +12,12 @@ use crate::{args, project};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a machine may run. Emulated, it boots in a few seconds and takes half a minute when others work as well.
-const DEADLINE: Duration = Duration::from_secs(180);
+/// How long a machine may run. Emulated, it boots in a few seconds and takes half a minute when others work as well, with
+/// systemd a minute and more.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Room on the disk of the guest.
-const DISK_SIZE: &str = "128M";
+const DISK_SIZE: &str = "256M";
 
 /// A kernel, and what else is needed to run it.
 #[derive(Debug)]
@@ -59,14 +61,14 @@ impl Machine {
         Ok(Self { qemu, kernel })
     }
 
-    /// Boots, runs all steps with the files in `disk` as the root of the guest's disk, and reports.
+    /// Boots, runs all steps in `folder` with the files in `disk` as the root of the guest's disk, and reports.
     /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
     ///
     /// Panics when the machine does not come to its end, with what its console shows.
-    pub fn run(&self, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
+    pub fn run(&self, folder: &str, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
-        self.write_initrd(programs, scratch, &initrd);
+        self.write_initrd(folder, programs, scratch, &initrd);
         // The feature for fs-verity, and blocks of the size of a page, without which old kernels refuse to seal.
         let _ = command::tool(
             "mkfs.ext4",
@@ -118,13 +120,13 @@ impl Machine {
     }
 
     /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
-    fn write_initrd(&self, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
+    fn write_initrd(&self, folder: &str, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
         let root = scratch.join("initrd");
         std::fs::create_dir(&root).unwrap();
         let scripts = project().join("tests/vm");
-        let _ = command::tool("cp", args!["-r", scripts.join("init"), scripts.join("helpers.sh")])
-            .args(args![scripts.join("guest"), root])
-            .ok();
+        let common = ["init", "run-steps", "helpers.sh", "systemd"].map(|name| scripts.join(name));
+        let _ = command::tool("cp", ["-r"]).args(common).args(args![root]).ok();
+        let _ = command::tool("cp", args!["-r", scripts.join(folder), root.join("steps")]).ok();
         install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
         for (name, program) in programs {
             install(program, &root.join("programs").join(name));
@@ -138,9 +140,9 @@ impl Machine {
     }
 }
 
-/// The names of the steps, in the order in which they run.
-pub fn steps() -> Vec<String> {
-    let names = crate::names_in(&project().join("tests/vm/guest"));
+/// The names of the steps in a folder of `tests/vm`, in the order in which they run.
+pub fn steps(folder: &str) -> Vec<String> {
+    let names = crate::names_in(&project().join("tests/vm").join(folder));
     names
         .iter()
         .map(|name| name.strip_suffix(".sh").expect("guest steps are shell scripts").to_owned())

@@ -70,12 +70,12 @@ verity_status() {
     dmsetup status "$DEVICE" | awk '{ print $4 }'
 }
 
-# One line for each device in use.
+# One line for each device in use, but those of the system itself.
 mapped_devices() {
-    cat /sys/block/dm-*/dm/name 2>/dev/null || true
+    cat /sys/block/dm-*/dm/name 2>/dev/null | grep -vxFf /run/kept || true
 }
 loop_devices() {
-    cat /sys/block/loop*/loop/backing_file 2>/dev/null || true
+    cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -vxFf /run/kept || true
 }
 
 # No mount of this step, no mapped device and no loop device is left. The kernel may need a moment for the last close.
