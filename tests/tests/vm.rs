@@ -1,8 +1,11 @@
 //! mkimg on stock kernels with device-mapper and fs-verity, in virtual machines.
 //!
-//! Each test boots one kernel and asks that every step in `vm/guest` passes. What a step finds in an image is compared
-//! with what `mkimg ls` lists on this machine.
+//! Each test boots one kernel and asks that every step in `vm/guest` passes, or those in `vm/systemd` with a systemd.
+//! What a step finds in an image is compared with what `mkimg ls` lists on this machine.
 #![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "vm/systemd.rs"]
+mod systemd;
 
 use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
 use mkimg_tests::mount::Exclusive;
@@ -31,34 +34,7 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     ])
     .ok()
     .json();
-    let (mut stats, mut sums) = (Vec::new(), String::new());
-    for line in mkimg(args!["ls", "--json", image]).ok().json_lines() {
-        let text = |key: &str| line[key].as_str().unwrap().to_owned();
-        let number = |key: &str| line[key].as_u64().unwrap();
-        let kind = match text("type").as_str() {
-            "file" => 0o100_000,
-            "dir" => 0o040_000,
-            "symlink" => 0o120_000,
-            "char" => 0o020_000,
-            "block" => 0o060_000,
-            "fifo" => 0o010_000,
-            other => panic!("the image has a {other}"),
-        };
-        // As find names it, from the top of the tree.
-        let path = format!(".{}", text("path"));
-        let path = path.strip_suffix('/').unwrap_or(&path);
-        // Whole seconds, rounded down, stand before the point.
-        let mtime = text("mtime");
-        let seconds = mtime.split('.').next().unwrap();
-        let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
-        stats.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
-        if line["sha256"].is_string() {
-            writeln!(sums, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
-        }
-    }
-    stats.sort();
-    std::fs::write(disk.join("stat"), stats.concat()).unwrap();
-    std::fs::write(disk.join("sha256"), sums).unwrap();
+    list(disk, &image);
     std::fs::write(disk.join("small"), mkimg(args!["cat", image, "/etc/small"]).ok().stdout).unwrap();
 
     let content = mkimg(args!["cat", image, format!("/{VICTIM}")]).ok().stdout;
@@ -87,6 +63,38 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     std::fs::write(disk.join("facts"), facts.join("\n") + "\n").unwrap();
 }
 
+/// Writes what is in the image, for `tree_is_as_listed`.
+fn list(disk: &Path, image: &Path) {
+    let (mut stats, mut sums) = (Vec::new(), String::new());
+    for line in mkimg(args!["ls", "--json", image]).ok().json_lines() {
+        let text = |key: &str| line[key].as_str().unwrap().to_owned();
+        let number = |key: &str| line[key].as_u64().unwrap();
+        let kind = match text("type").as_str() {
+            "file" => 0o100_000,
+            "dir" => 0o040_000,
+            "symlink" => 0o120_000,
+            "char" => 0o020_000,
+            "block" => 0o060_000,
+            "fifo" => 0o010_000,
+            other => panic!("the image has a {other}"),
+        };
+        // As find names it, from the top of the tree.
+        let path = format!(".{}", text("path"));
+        let path = path.strip_suffix('/').unwrap_or(&path);
+        // Whole seconds, rounded down, stand before the point.
+        let mtime = text("mtime");
+        let seconds = mtime.split('.').next().unwrap();
+        let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
+        stats.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
+        if line["sha256"].is_string() {
+            writeln!(sums, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
+        }
+    }
+    stats.sort();
+    std::fs::write(disk.join("stat"), stats.concat()).unwrap();
+    std::fs::write(disk.join("sha256"), sums).unwrap();
+}
+
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
     for name in ["trusted", "stranger"] {
@@ -111,10 +119,10 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
         .ok();
 }
 
-fn every_step_passes(kernel: &str) {
+fn kernel(name: &str) {
     require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
     require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"), Need::Tool("losetup"));
-    let machine = match Machine::find(kernel) {
+    let machine = match Machine::find(name) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
     };
@@ -122,12 +130,23 @@ fn every_step_passes(kernel: &str) {
     let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = ["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name)));
-    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
-    let report = machine.run(&programs, disk.path(), dir.path());
+    every_step_passes(
+        &machine,
+        "guest",
+        &["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"],
+        disk.path(),
+        dir.path(),
+    );
+}
+
+/// Those in `folder`, with mkimg and more programs of this machine.
+fn every_step_passes(machine: &Machine, folder: &str, programs: &[&str], disk: &Path, scratch: &Path) {
+    let programs = programs.iter().map(|name| (*name, tool(name)));
+    let programs: Vec<_> = std::iter::once(("mkimg", mkimg_path())).chain(programs).collect();
+    let report = machine.run(folder, &programs, disk, scratch);
     println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();
-    assert_eq!(ran, steps().iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
+    assert_eq!(ran, steps(folder).iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
     let mut failed = Vec::new();
     for (step, outcome) in &report.steps {
         match outcome {
@@ -141,15 +160,15 @@ fn every_step_passes(kernel: &str) {
 
 #[test]
 fn linux_6_1() {
-    every_step_passes("6.1");
+    kernel("6.1");
 }
 
 #[test]
 fn linux_6_12() {
-    every_step_passes("6.12");
+    kernel("6.12");
 }
 
 #[test]
 fn linux_newest() {
-    every_step_passes("newest");
+    kernel("newest");
 }
