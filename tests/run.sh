@@ -8,7 +8,7 @@
 #
 #   --quick              unit tests and lints only
 #   MKIMG_TEST_LARGE=1   also a layer of 1 GiB (on by default when there are 5 GiB of free disk)
-#   MKIMG_FUZZ_SECONDS   time for each fuzz target (default 10)
+#   MKIMG_FUZZ_SECONDS   time for each fuzz target (default 6)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 quick=0
@@ -64,13 +64,14 @@ fi
 if [ -z "${MKIMG_TEST_LARGE:-}" ] && [ "$(df --output=avail -BG "$CARGO_TARGET_DIR" | tail -n 1 | tr -dc 0-9)" -ge 5 ]; then
     export MKIMG_TEST_LARGE=1
 fi
-step 'end-to-end tests' cargo test -p mkimg-tests --locked --no-fail-fast
+# They wait for the kernel, for timers and for each other's mounts: more of them than processors at a time.
+step 'end-to-end tests' env RUST_TEST_THREADS=4 cargo test -p mkimg-tests --locked --no-fail-fast
 
 # Figures of one round on a tiny image say nothing; that all commands still work does.
 step benchmarks benches/run --smoke
 
 # The fuzz crate stands outside the workspace; it skips itself without a nightly compiler.
-step fuzz env -u CARGO_TARGET_DIR fuzz/run.sh "${MKIMG_FUZZ_SECONDS:-10}"
+step fuzz env -u CARGO_TARGET_DIR fuzz/run.sh "${MKIMG_FUZZ_SECONDS:-6}"
 
 echo
 if [ -s "$MKIMG_SKIPPED" ]; then

@@ -630,13 +630,13 @@ impl FlavorArg {
     group(exports()),
     after_help = "\
 Examples:
-  mkimg export web.raw --sidecar roothash --sidecar verity    RootImage=web.raw then checks every read
-  mkimg export web.img --ddi web.raw                          a disk with partitions, for nspawn and RootImage=
+  mkimg export web.raw --sidecar roothash --sidecar verity    for RootImage= and systemd-nspawn
+  mkimg export web.img --ddi web.raw                          a disk with partitions, for the same
   mkimg export tools.img --ddi tools.raw --sysext             and one for systemd-sysext
   mkimg export web.img --ddi web_3.raw --portable --cert release.crt
-  mkimg export web.img --print veritysetup                    the lines for a shell; | sh runs them
-  mkimg export web.img --print ipe --key release.pub          only if the holder of the key has signed it
-  mkimg export web.img --draft-oci web-erofs                  a layout for skopeo, with one EROFS layer
+  mkimg export web.img --print veritysetup                    lines for a shell; | sh runs them
+  mkimg export web.img --print ipe --key release.pub          if the key has signed the image
+  mkimg export web.img --draft-oci web-erofs                  a layout with one EROFS layer
 
 systemd leaves out .raw in front of its suffixes: web.raw has web.roothash and web.verity.
 

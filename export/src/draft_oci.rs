@@ -260,3 +260,85 @@ fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     output.file().write_all(bytes).map_err(Error::write(path))?;
     Ok(output.finish()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use mkimg_format::seal::Source;
+
+    use super::*;
+
+    fn statement(name: Option<&str>, compress: Option<&str>) -> Statement {
+        let source =
+            Source { kind: "dir".to_owned(), reference: None, manifest_digest: None, config_digest: None };
+        Statement {
+            format: 1,
+            name: name.map(str::to_owned),
+            epoch: 0,
+            source,
+            layers: Vec::new(),
+            hot: None,
+            options: compress.map(|value| ("compress".to_owned(), value.to_owned())).into_iter().collect(),
+            tool: String::new(),
+        }
+    }
+
+    #[test]
+    fn references_are_names_that_a_layout_can_have() {
+        for (name, wanted) in [
+            (Some("web"), "web"),
+            (Some("web-1.2_3"), "web-1.2_3"),
+            (Some("registry.example:5000/web:1"), "registry.example:5000/web:1"),
+            (Some("a--b"), "a--b"),
+            (Some("a---b"), "latest"),
+            (Some("-web"), "latest"),
+            (Some("web:"), "latest"),
+            (Some("a b"), "latest"),
+            (Some("../web"), "latest"),
+            (Some("/web"), "latest"),
+            (Some("w\u{e9}b"), "latest"),
+            (None, "latest"),
+        ] {
+            assert_eq!(reference(&statement(name, None)), wanted, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn stacker_names_the_compression() {
+        for (compress, suffix) in [
+            (None, "+verity"),
+            (Some("none"), "+verity"),
+            (Some("lz4"), "+lz4+verity"),
+            (Some("zstd:19"), "+zstd+verity"),
+        ] {
+            let found = media_type(Flavor::Stacker, &statement(None, compress));
+            assert_eq!(found, format!("application/vnd.stacker.image.layer.erofs{suffix}"));
+        }
+    }
+
+    #[test]
+    fn configurations_keep_all_but_what_is_about_layers() {
+        let original = json!({
+            "architecture": "riscv64",
+            "os": "linux",
+            "os.features": ["win32k"],
+            "created": "2020-01-01T00:00:00Z",
+            "config": { "Entrypoint": ["/bin/sh"], "Env": ["A=b"], "User": "1:2" },
+            "rootfs": { "type": "layers", "diff_ids": ["sha256:1", "sha256:2"] },
+            "history": [{}, {}, { "empty_layer": true }],
+            "vendor": { "kept": [1, 2] },
+        });
+        let original = original.as_object().unwrap();
+        let found = adapted(original.clone(), "sha256:3", &statement(None, None));
+        assert_eq!(found["rootfs"], json!({ "type": "layers", "diff_ids": ["sha256:3"] }));
+        assert_eq!(found["history"].as_array().unwrap().len(), 1);
+        assert_eq!(found["history"][0]["created"], "2020-01-01T00:00:00Z");
+        assert_eq!(found["os.features"], json!(["win32k", "erofs"]));
+        for key in ["architecture", "os", "created", "config", "vendor"] {
+            assert_eq!(found[key], original[key], "{key}");
+        }
+        // Once more, and there is nothing left to do.
+        assert_eq!(adapted(found.clone(), "sha256:3", &statement(None, None)), found);
+        let bare = adapted(Map::new(), "sha256:3", &statement(None, None));
+        assert_eq!([&bare["os"], &bare["os.features"]], [&json!("linux"), &json!(["erofs"])]);
+    }
+}

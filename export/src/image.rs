@@ -24,7 +24,7 @@ pub struct Image {
     pub header: Header,
     /// Root of the dm-verity tree.
     pub root_hash: Sha256,
-    /// The signature of the root hash that Linux and systemd take, if there is one; of several the first.
+    /// The signature of the root hash that Linux and systemd take, if there is one. Whether it holds is for them to say.
     pub pkcs7: Option<Pkcs7>,
 }
 

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256 as Hasher};
 
 use crate::compression::{Abilities, Compression};
 use crate::contents::{CHUNKS_MAX, Contents};
+use crate::copy::Copier;
 use crate::dedup::{CHUNKS_KERNEL, Dedup};
 use crate::emit::Emitter;
 use crate::error::{Error, Result};
@@ -184,9 +185,17 @@ pub fn build(
         manifest: manifest.map_or(&[], |document| &document.bytes),
         config: config.map_or(&[], |document| &document.bytes),
     };
-    let emitter = Emitter {
+    let copier = Copier {
         opened: &opened,
         flat: &flat,
+        output: &output,
+        threads: options.threads,
+        memory: options.memory,
+        kept: RefCell::new(kept),
+        progress,
+    };
+    let emitter = Emitter {
+        copier,
         contents: &contents,
         compression: options.compression,
         dedup: options.dedup,
@@ -194,11 +203,6 @@ pub fn build(
         documents: &documents,
         fec_roots: options.fec_roots,
         name: statement.name.as_deref(),
-        output: &output,
-        threads: options.threads,
-        memory: options.memory,
-        kept: RefCell::new(kept),
-        progress,
     };
     let (root_hash, plan) = emitter.emit()?;
     progress.begin(Stage::Sync, 0);

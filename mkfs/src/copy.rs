@@ -15,7 +15,7 @@ use mkimg_format::BLOCK_SIZE;
 use mkimg_format::erofs::raw::NULL_ADDR;
 use mkimg_oci::{Crew, Image, Kept, LayerData, Wanted};
 
-use crate::contents::{Chunks, Content};
+use crate::contents::{Chunks, Content, Contents};
 use crate::emit::DataSink;
 use crate::entry::{FileData, Place, text_at};
 use crate::error::{Error, Result, origin};
@@ -26,6 +26,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 use crate::scan::{Dismissal, Run, for_each_run};
 use crate::source::Opened;
+use crate::spool::Spool;
 
 /// Buffer for files of a source directory, in bytes.
 pub(crate) const BUFFER: usize = 256 << 10;
@@ -37,30 +38,100 @@ pub(crate) struct Copier<'a> {
     pub output: &'a Output,
     pub threads: NonZeroUsize,
     pub memory: Memory,
-    /// Tars that were kept, by index of the layer.
-    pub kept: &'a RefCell<Vec<Option<Kept>>>,
-    /// Nothing is copied later, so what was kept goes when it has been copied.
-    pub last: bool,
+    /// Layers that are still inflated, by their index, until they are copied.
+    pub kept: RefCell<Vec<Option<Kept>>>,
     pub progress: &'a dyn Progress,
+}
+
+/// Whether layers are read again after a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    /// They are, so what was kept of them stays.
+    Early,
+    /// What was kept of them goes when it has been copied.
+    Last,
 }
 
 /// Contents of one layer, which stand in it in this order.
 type Group<'c> = &'c [&'c Content];
 
 impl Copier<'_> {
-    /// Copies contents, which come layer by layer, in each in the order of its files. Empty ones are left out.
+    /// Copies all contents in layout order.
     ///
     /// # Errors
     /// What makes the source unreadable or another one than it was, and what the output file says.
-    pub(crate) fn copy<'c>(
+    pub(crate) fn copy(&self, contents: &Contents, image: &mut impl DataSink) -> Result<()> {
+        let (hot, rest) = contents.list.split_at(contents.led);
+        match self.opened {
+            Opened::Image(_) => self.copy_by_spool(hot, image)?,
+            // Files of a directory can be read in any order.
+            Opened::Dir(_) => self.copy_sorted(hot.iter(), Visit::Early, image)?,
+        }
+        self.copy_sorted(rest.iter(), Visit::Last, image)?;
+        // Nothing was wanted of these.
+        self.kept.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Takes room on the disk; layers that wait there give theirs if it is short.
+    pub(crate) fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
+        take().or_else(|error| if self.forget_files() { take() } else { Err(error) })
+    }
+
+    /// As [`with_room`](Self::with_room) when nobody knows how much the contents will take: more than they have is unlikely.
+    pub(crate) fn spare_room(&self, contents: &Contents) {
+        let blocks = |contents: &[Content]| contents.iter().map(Content::blocks).sum::<u64>();
+        let (all, spooled) = (blocks(&contents.list), blocks(&contents.list[..contents.led]));
+        let most = (all + all / 16 + spooled) * BLOCK_SIZE;
+        if self.output.free().is_none_or(|free| free < most) {
+            self.forget_files();
+        }
+    }
+
+    /// Drops layers that wait on the disk: they will be inflated again. Whether there are any.
+    fn forget_files(&self) -> bool {
+        let mut found = false;
+        for place in self.kept.borrow_mut().iter_mut() {
+            found |= place.take_if(|kept| kept.is_file()).is_some();
+        }
+        found
+    }
+
+    /// Copies contents that layers have in another order: a pass of its own collects them.
+    fn copy_by_spool(&self, hot: &[Content], image: &mut impl DataSink) -> Result<()> {
+        if hot.is_empty() {
+            return Ok(());
+        }
+        let mut by_source: Vec<usize> = (0..hot.len()).collect();
+        by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
+        let size = hot.iter().map(Content::blocks).sum::<u64>() * BLOCK_SIZE;
+        let mut spool = Spool::new(self.with_room(|| self.output.scratch(size))?);
+        self.copy_sorted(by_source.iter().map(|index| &hot[*index]), Visit::Early, &mut spool)?;
+        let failed = |source| self.output.error("cannot write", source);
+        spool.flush().map_err(failed)?;
+        let mut arrival = vec![0; hot.len()];
+        for (position, index) in by_source.into_iter().enumerate() {
+            arrival[index] = position;
+        }
+        let mut buffer = vec![0; BUFFER];
+        for position in arrival {
+            spool.copy(position, image, &mut buffer).map_err(failed)?;
+            image.end_content().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Copies contents, which come layer by layer, in each in the order of its files. Empty ones are left out.
+    fn copy_sorted<'c>(
         &self,
         contents: impl Iterator<Item = &'c Content>,
+        visit: Visit,
         image: &mut impl DataSink,
     ) -> Result<()> {
         let contents: Vec<&Content> = contents.filter(|content| content.size > 0).collect();
         let groups: Vec<Group<'_>> = contents.chunk_by(|a, b| a.layer == b.layer).collect();
         match self.opened {
-            Opened::Image(source) => self.copy_from_layers(source, &groups, image),
+            Opened::Image(source) => self.copy_from_layers(source, &groups, visit, image),
             Opened::Dir(dir) => groups.iter().try_for_each(|group| self.copy_from_dir(dir, group, image)),
         }
     }
@@ -69,6 +140,7 @@ impl Copier<'_> {
         &self,
         source: &Image,
         groups: &[Group<'_>],
+        visit: Visit,
         image: &mut impl DataSink,
     ) -> Result<()> {
         let lanes = self.memory.copying(self.threads, groups.len());
@@ -88,7 +160,8 @@ impl Copier<'_> {
             loop {
                 let room = lanes.layers.saturating_sub(open.len());
                 // What cannot be opened is an error when its turn comes.
-                open.extend(coming.by_ref().take(room).map(|group| (group, self.open(source, group, &crew))));
+                let next = coming.by_ref().take(room);
+                open.extend(next.map(|group| (group, self.open(source, group, visit, &crew))));
                 let Some((group, data)) = open.pop_front() else { return Ok(()) };
                 self.copy_from_layer(group, &mut data?, image)?;
             }
@@ -96,7 +169,7 @@ impl Copier<'_> {
     }
 
     /// Opens the layer of a group, for what is wanted of it.
-    fn open(&self, source: &Image, group: Group<'_>, crew: &Crew) -> Result<LayerData> {
+    fn open(&self, source: &Image, group: Group<'_>, visit: Visit, crew: &Crew) -> Result<LayerData> {
         let index = group.first().map_or(0, |first| first.layer as usize);
         let layer = source.layers.get(index).ok_or(Error::Limit {
             what: "layers of the source",
@@ -115,7 +188,7 @@ impl Copier<'_> {
             Some(kept) => layer.recall(kept, crew, wanted)?,
             None => layer.reopen_with(crew, wanted)?,
         };
-        if self.last {
+        if visit == Visit::Last {
             // What is open lasts until it has been read: a file that goes then need not be brought to the disk.
             *place = None;
         }

@@ -2,38 +2,31 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
-use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
 
 use mkimg_format::erofs::SuperblockFields;
 use mkimg_format::trailer::Trailer;
 use mkimg_format::verity::{Superblock as VeritySuperblock, as_uuid};
 use mkimg_format::{BLOCK_LEN, Sha256};
-use mkimg_oci::Kept;
 
 use crate::compression::{Abilities, Compression};
-use crate::contents::{Content, Contents, Data};
-use crate::copy::{self, Copier};
+use crate::contents::{Contents, Data};
+use crate::copy::Copier;
 use crate::dedup::{self, Dedup, Deduper};
 use crate::error::{Error, Result};
-use crate::flatten::Flat;
 use crate::fsverity::FsVerity;
 use crate::image_writer::{self, ImageWriter};
-use crate::memory::Memory;
 use crate::metadata::write_metadata;
-use crate::output::Output;
 use crate::packer::{self, Packer};
 use crate::parity::write_parity;
 use crate::plan::{Documents, Plan};
-use crate::progress::{Progress, Stage};
+use crate::progress::Stage;
 use crate::sections::write_seal;
-use crate::source::Opened;
-use crate::spool::Spool;
 
 /// Everything that writing needs.
 pub(crate) struct Emitter<'a, 'c> {
-    pub opened: &'a Opened,
-    pub flat: &'a Flat,
+    /// Brings the contents, and knows where from and where to.
+    pub copier: Copier<'a>,
     pub contents: &'c Contents,
     pub compression: Compression,
     pub dedup: Dedup,
@@ -43,12 +36,6 @@ pub(crate) struct Emitter<'a, 'c> {
     /// Parity bytes of a codeword, or 0.
     pub fec_roots: u32,
     pub name: Option<&'a str>,
-    pub output: &'a Output,
-    pub threads: NonZeroUsize,
-    pub memory: Memory,
-    /// Layers that are still inflated, until they are copied.
-    pub kept: RefCell<Vec<Option<Kept>>>,
-    pub progress: &'a dyn Progress,
 }
 
 /// Where file data goes. Contents arrive in layout order.
@@ -97,32 +84,34 @@ impl PlacingSink for Deduper<'_, '_> {
 impl<'c> Emitter<'_, 'c> {
     /// An error of the output file.
     fn failed(&self, source: io::Error) -> Error {
-        self.output.error("cannot write", source)
+        self.copier.output.error("cannot write", source)
     }
 
     /// Writes the image; returns the root hash and what was placed where.
     pub(crate) fn emit(self) -> Result<(Sha256, Plan<'c>)> {
+        let Copier { output, threads, progress, .. } = self.copier;
         let (root_hash, plan) = match self.compression {
             Compression::None if self.dedup == Dedup::Files => self.emit_plain()?,
             _ => self.emit_placed()?,
         };
         let header = &plan.header;
         let place = |block: &[u8; BLOCK_LEN], offset| {
-            self.output.file().write_all_at(block, offset).map_err(|source| self.failed(source))
+            output.file().write_all_at(block, offset).map_err(|source| self.failed(source))
         };
         place(&VeritySuperblock::new(header.data_blocks, &root_hash).to_block(), header.hash_offset())?;
-        write_parity(self.output, header, self.threads, self.progress)?;
+        write_parity(output, header, threads, progress)?;
         place(&Trailer::new(header, root_hash).to_block(), header.trailer_offset())?;
         Ok((root_hash, plan))
     }
 
     /// Plans everything, and then writes it front to back.
     fn emit_plain(&self) -> Result<(Sha256, Plan<'c>)> {
+        let Copier { flat, output, threads, memory, progress, .. } = self.copier;
         let failed = |source| self.failed(source);
         let plan = self.plan(self.contents.plain()?)?;
         let header = &plan.header;
-        self.with_room(|| self.output.reserve(header.image_size()))?;
-        self.progress.begin(Stage::Copy, header.image_size());
+        self.copier.with_room(|| output.reserve(header.image_size()))?;
+        progress.begin(Stage::Copy, header.image_size());
         let block0 = self.first_block(&plan).map_err(failed)?;
         let fsverity = RefCell::new(FsVerity::new(&self.contents.list));
         let root_hash = std::thread::scope(|scope| {
@@ -134,14 +123,14 @@ impl<'c> Emitter<'_, 'c> {
                     fsverity.borrow_mut().push(leaf);
                 }
             };
-            let pending = self.memory.queue(self.threads, 1, image_writer::BUFFER as u64);
-            let file = self.output.file();
-            let mut image = ImageWriter::start(scope, file, Some(header), self.threads, pending, leaves)
+            let pending = memory.queue(threads, 1, image_writer::BUFFER as u64);
+            let file = output.file();
+            let mut image = ImageWriter::start(scope, file, Some(header), threads, pending, leaves)
                 .map_err(|source| Error::Thread { source })?;
             image.write_all(&block0[..]).map_err(failed)?;
-            self.copy_contents(&mut image)?;
+            self.copier.copy(self.contents, &mut image)?;
             expect_position(&image, header.meta_block, "metadata")?;
-            write_metadata(self.flat, &plan, &mut image).map_err(failed)?;
+            write_metadata(flat, &plan, &mut image).map_err(failed)?;
             image.drain().map_err(failed)?;
             // The seal's own leaves pass while it is written, so the digests are taken out first.
             let digests = fsverity.borrow_mut().take_digests();
@@ -153,13 +142,14 @@ impl<'c> Emitter<'_, 'c> {
 
     /// Writes the contents, plans the rest behind them, and writes that, block 0 last.
     fn emit_placed(&self) -> Result<(Sha256, Plan<'c>)> {
+        let Copier { flat, output, threads, memory, progress, .. } = self.copier;
         let failed = |source| self.failed(source);
-        self.spare_room();
-        self.progress.begin(Stage::Copy, self.contents.list.iter().map(|content| content.size).sum());
+        self.copier.spare_room(self.contents);
+        progress.begin(Stage::Copy, self.contents.list.iter().map(|content| content.size).sum());
         std::thread::scope(|scope| {
             let thread = |source| Error::Thread { source };
-            let (file, contents, threads) = (self.output.file(), &self.contents.list, self.threads);
-            let queue = |size: usize| self.memory.queue(threads, 2, size as u64);
+            let (file, contents) = (output.file(), &self.contents.list);
+            let queue = |size: usize| memory.queue(threads, 2, size as u64);
             let pending = queue(image_writer::BUFFER);
             let mut image =
                 ImageWriter::start(scope, file, None, threads, pending, |_: &Sha256| {}).map_err(thread)?;
@@ -180,9 +170,9 @@ impl<'c> Emitter<'_, 'c> {
                 ))?,
             };
             let plan = self.plan(data)?;
-            self.output.reserve(plan.header.image_size())?;
+            output.reserve(plan.header.image_size())?;
             expect_position(&image, plan.header.meta_block, "metadata")?;
-            write_metadata(self.flat, &plan, &mut image).map_err(failed)?;
+            write_metadata(flat, &plan, &mut image).map_err(failed)?;
             self.finish_seal(&plan, &digests, &mut image)?;
             let block0 = self.first_block(&plan).map_err(failed)?;
             image.place(&plan.header, &block0).map_err(failed)?;
@@ -193,14 +183,14 @@ impl<'c> Emitter<'_, 'c> {
     /// Copies the contents to where they find a place.
     fn copy_placed(&self, sink: io::Result<impl PlacingSink>) -> Result<(Data, Vec<Sha256>)> {
         let mut sink = sink.map_err(|source| Error::Thread { source })?;
-        self.copy_contents(&mut sink)?;
+        self.copier.copy(self.contents, &mut sink)?;
         sink.finish().map_err(|source| self.failed(source))
     }
 
     /// Plans what stands behind the contents.
     fn plan(&self, data: Data) -> Result<Plan<'c>> {
         let mut plan =
-            Plan::new(self.flat, self.documents, self.contents, data, self.compression.algorithm())?;
+            Plan::new(self.copier.flat, self.documents, self.contents, data, self.compression.algorithm())?;
         plan.header = plan.header.with_fec(self.fec_roots);
         Ok(plan)
     }
@@ -208,7 +198,8 @@ impl<'c> Emitter<'_, 'c> {
     /// Writes the seal, which ends the protected area.
     fn finish_seal(&self, plan: &Plan<'_>, digests: &[Sha256], image: &mut ImageWriter<'_>) -> Result<()> {
         expect_position(image, plan.header.seal_block, "seal")?;
-        write_seal(self.flat, plan, self.documents, digests, image).map_err(|source| self.failed(source))?;
+        write_seal(self.copier.flat, plan, self.documents, digests, image)
+            .map_err(|source| self.failed(source))?;
         expect_position(image, plan.header.data_blocks, "verity superblock")
     }
 
@@ -241,76 +232,14 @@ impl<'c> Emitter<'_, 'c> {
         let mut hasher = blake3::Hasher::new_derive_key("mkimg 2026-11 uuid of an image");
         hasher.update(self.documents.statement);
         for content in plan.contents() {
-            hasher.update(&self.flat.file(content.layer, content.file).map_or([0; 32], |file| file.blake3));
+            hasher.update(
+                &self.copier.flat.file(content.layer, content.file).map_or([0; 32], |file| file.blake3),
+            );
         }
-        write_metadata(self.flat, plan, &mut hasher)?;
+        write_metadata(self.copier.flat, plan, &mut hasher)?;
         let mut uuid = [0; 16];
         hasher.finalize_xof().fill(&mut uuid);
         Ok(as_uuid(uuid))
-    }
-
-    /// Copies all contents in layout order.
-    fn copy_contents(&self, image: &mut impl DataSink) -> Result<()> {
-        let Self { opened, flat, output, threads, memory, ref kept, progress, .. } = *self;
-        let copier = |last| Copier { opened, flat, output, threads, memory, kept, last, progress };
-        let (hot, rest) = self.contents.list.split_at(self.contents.led);
-        match opened {
-            Opened::Image(_) => self.copy_by_spool(&copier(false), hot, image)?,
-            // Files of a directory can be read in any order.
-            Opened::Dir(_) => copier(false).copy(hot.iter(), image)?,
-        }
-        copier(true).copy(rest.iter(), image)?;
-        // Nothing was wanted of these.
-        self.kept.borrow_mut().clear();
-        Ok(())
-    }
-
-    /// Takes room on the disk; layers that wait there give theirs if it is short.
-    fn with_room<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
-        take().or_else(|error| if self.forget_files() { take() } else { Err(error) })
-    }
-
-    /// As [`with_room`](Self::with_room) when nobody knows how much the contents will take: more than they have is unlikely.
-    fn spare_room(&self) {
-        let blocks = |contents: &[Content]| contents.iter().map(Content::blocks).sum::<u64>();
-        let (all, spooled) = (blocks(&self.contents.list), blocks(&self.contents.list[..self.contents.led]));
-        let most = (all + all / 16 + spooled) * mkimg_format::BLOCK_SIZE;
-        if self.output.free().is_none_or(|free| free < most) {
-            self.forget_files();
-        }
-    }
-
-    /// Drops layers that wait on the disk: they will be inflated again. Whether there are any.
-    fn forget_files(&self) -> bool {
-        let mut found = false;
-        for place in self.kept.borrow_mut().iter_mut() {
-            found |= place.take_if(|kept| kept.is_file()).is_some();
-        }
-        found
-    }
-
-    /// Copies contents that layers have in another order: a pass of its own collects them.
-    fn copy_by_spool(&self, copier: &Copier<'_>, hot: &[Content], image: &mut impl DataSink) -> Result<()> {
-        if hot.is_empty() {
-            return Ok(());
-        }
-        let mut by_source: Vec<usize> = (0..hot.len()).collect();
-        by_source.sort_unstable_by_key(|index| (hot[*index].layer, hot[*index].file));
-        let size = hot.iter().map(Content::blocks).sum::<u64>() * mkimg_format::BLOCK_SIZE;
-        let mut spool = Spool::new(self.with_room(|| self.output.scratch(size))?);
-        copier.copy(by_source.iter().map(|index| &hot[*index]), &mut spool)?;
-        let failed = |source| self.failed(source);
-        spool.flush().map_err(failed)?;
-        let mut arrival = vec![0; hot.len()];
-        for (position, index) in by_source.into_iter().enumerate() {
-            arrival[index] = position;
-        }
-        let mut buffer = vec![0; copy::BUFFER];
-        for position in arrival {
-            spool.copy(position, image, &mut buffer).map_err(failed)?;
-            image.end_content().map_err(failed)?;
-        }
-        Ok(())
     }
 }
 

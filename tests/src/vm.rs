@@ -12,8 +12,8 @@ use crate::{args, project};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a machine may run. Emulated, it boots in a few seconds and takes half a minute when others work as well, with
-/// systemd a minute and more.
+/// How long a machine may run. Emulated, it boots in a few seconds, and in half a minute with systemd. It uses one
+/// processor most of the time, so several run side by side, which takes each a minute or two.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Room on the disk of the guest.

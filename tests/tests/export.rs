@@ -149,6 +149,20 @@ fn printed_lines_run_in_a_shell() {
 }
 
 #[test]
+fn root_a_device_needs_no_loop() {
+    require!(Need::Root, Need::Loop, Need::Tool("losetup"));
+    let dir = scratch();
+    let image = image(dir.path(), "web.img", &[]);
+    let device = tool("losetup", args!["--find", "--show", "--read-only", image]).ok().out();
+    let device = device.trim_end();
+    let printed = mkimg(["export", device, "--print", "dmsetup"]).output();
+    let _ = tool("losetup", ["--detach", device]).ok();
+    let printed = printed.code(0).out();
+    assert!(printed.starts_with(&format!("device={device} &&\ndmsetup create ")), "{printed}");
+    assert!(!printed.contains("losetup"), "{printed}");
+}
+
+#[test]
 fn all_that_is_printed_is_a_line_of_its_kind_or_a_comment() {
     require!(Need::Tool("openssl"));
     let dir = scratch();

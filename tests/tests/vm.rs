@@ -8,7 +8,6 @@
 mod systemd;
 
 use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
-use mkimg_tests::mount::Exclusive;
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, steps};
@@ -126,8 +125,6 @@ fn kernel(name: &str) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
     };
-    // One at a time: an emulated machine has use for all processors.
-    let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
     every_step_passes(

@@ -6,7 +6,6 @@
 use crate::{every_step_passes, list};
 use mkimg_tests::command::{mkimg, tool as run};
 use mkimg_tests::layout::{Attr, Layer, Layout};
-use mkimg_tests::mount::Exclusive;
 use mkimg_tests::need::{Need, skipped, tool, tools_dir};
 use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::Machine;
@@ -178,7 +177,6 @@ fn systemd(version: &str) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
     };
-    let _one_at_a_time = Exclusive::take();
     let (dir, disk) = (scratch(), scratch());
     fill_disk(&root, disk.path(), dir.path());
     every_step_passes(&machine, "systemd/steps", &["dmsetup"], disk.path(), dir.path());
