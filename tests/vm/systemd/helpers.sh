@@ -28,6 +28,7 @@ nspawn() { # nspawn IMAGE [OPTION...]
     shift
     systemd-nspawn --quiet --image="$image" --read-only --register=no --keep-unit --pipe "$@" /usr/bin/app
 }
+NO_ROOT='exit status 226' # of a service whose file systems could not be set up (EXIT_NAMESPACE)
 service() { # service IMAGE [OPTION...]
     image=$1
     shift
@@ -58,7 +59,7 @@ refuses() { # refuses PART COMMAND...
 }
 
 # Runs a command that may ask for a passphrase, as newer ones do when no key and no certificate helps. The answer is that
-# nobody has one. What the command says is in /run/said.
+# nobody has one. What the command says is in /run/said, with its exit status behind.
 unable() { # unable COMMAND...
     while sleep 0.2; do
         for question in /run/systemd/ask-password/ask.*; do
@@ -70,6 +71,7 @@ unable() { # unable COMMAND...
     status=0
     "$@" </dev/null >/run/said 2>&1 || status=$?
     kill "$answers"
+    echo "exit status $status" >>/run/said
     cat /run/said
     return "$status"
 }

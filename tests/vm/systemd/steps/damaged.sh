@@ -24,4 +24,4 @@ undissect
 flip "$TREE_OFFSET"
 refuses 'Input/output error' dissect damaged.raw
 flip "$SIGNATURE_OFFSET"
-refuses '' dissect damaged.raw
+refuses 'Failed to' dissect damaged.raw

@@ -9,11 +9,11 @@ app_said 'as a portable service' "$(journalctl --cursor-file=seen --unit=app.ser
 portablectl detach --runtime --now app
 nothing_left
 
-# What is attached is not what has been checked: its units are read first. But nothing of it runs.
+# What is attached need not have been checked: its units are read first. But nothing of it runs.
 cp /disk/app.stranger.raw /run/portables/app.raw
-unable portablectl attach --runtime app || true
-! unable systemctl start app.service || fail 'a service of a stranger runs'
+unable portablectl attach --runtime app || fail 'checked after all'
+refuses 'Job for app.service failed' systemctl start app.service
 same 'what it has said' '' "$(journalctl --cursor-file=seen --unit=app.service --output=cat --identifier=app)"
-portablectl detach --runtime app || true
+portablectl detach --runtime app
 nothing_left
 rm -f /run/portables/app.raw

@@ -16,4 +16,4 @@ journalctl --sync
 app_said 'with the lines' "$(journalctl --unit=lines.service --output=cat --identifier=app)"
 nothing_left
 trust stranger
-refuses '' systemctl start lines.service
+refuses 'Job for lines.service failed' systemctl start lines.service

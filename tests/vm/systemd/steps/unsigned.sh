@@ -4,8 +4,8 @@ trust nobody
 app_said 'with the root hash' "$(service /disk/app.unsigned.raw -p RootHash="$ROOT_HASH")"
 app_said 'with the root hash' "$(nspawn /disk/app.unsigned.raw --root-hash="$ROOT_HASH")"
 wrong=$(echo "$ROOT_HASH" | tr 0123456789abcdef 123456789abcdef0)
-refuses '' service /disk/app.unsigned.raw -p RootHash="$wrong"
-refuses '' dissect /disk/app.raw --root-hash="$wrong"
+refuses "$NO_ROOT" service /disk/app.unsigned.raw -p RootHash="$wrong"
+refuses 'No root partition for specified root hash' dissect /disk/app.raw --root-hash="$wrong"
 
 dissect /disk/app.unsigned.raw
 same 'devices when nobody has asked for any' '' "$(mapped_devices)"
