@@ -3,9 +3,10 @@
 
     spec_reader.py [--root-hash HEX] [--seal] IMAGE
 
-Checks header, superblock, trailer, verity superblock and the whole hash tree of an image or detached seal, walks its
-file system, and prints one JSON object a line for each path, as `mkimg ls --json` does. With --seal the records of the
-seal are compared with the file system as well. What breaks a rule of the page ends the run with status 1.
+Checks header, superblock, trailer, verity superblock and the whole hash tree of an image, of a detached seal or of an
+image on a disk, and what is around it there, walks its file system, and prints one JSON object a line for each path, as
+`mkimg ls --json` does. With --seal the records of the seal are compared with the file system as well. What breaks a rule
+of the page ends the run with status 1.
 
 Numbers in brackets are sections of SPEC.md. Only the standard library is needed; it has no BLAKE3, so BLAKE3 digests
 and the UUID that is derived from them stay unchecked.
@@ -19,6 +20,7 @@ import json
 import os
 import struct
 import sys
+import uuid
 import zlib
 
 BLOCK = 4096
@@ -30,6 +32,13 @@ WORDS = {FILE: "file", DIR: "dir", CHAR: "char", BLOCKDEV: "block", FIFO: "fifo"
 PREFIXES = {0: b"", 1: b"user.", 2: b"system.posix_acl_access", 3: b"system.posix_acl_default", 4: b"trusted.",
             5: b"lustre.", 6: b"security."}
 DOCUMENT_MAX = 4 << 20
+# root, root-verity, root-verity-sig, and systemd's name, by the architecture of the configuration.
+ARCHITECTURES = {
+    "amd64": ("x86-64", "4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+              "41092b05-9fc8-4523-994f-2def0408b176"),
+    "arm64": ("arm64", "b921b045-1df0-41c3-af44-4c6f280d3fae", "df3300ce-d69f-4c92-978c-9bfb0f38d820",
+              "6db69de6-29f4-4758-a7a5-962190f00ce3"),
+}
 ZERO_LEAF = hashlib.sha256(bytes(BLOCK)).digest()
 
 Inode = collections.namedtuple(
@@ -81,8 +90,76 @@ def fsverity(size, leaves):
     return hashlib.sha256(descriptor).digest()
 
 
+def derived(domain, content):
+    """The UUID that follows from what it stands for, as it is on disk [10.1]."""
+    return uuid.UUID(bytes=as_uuid(hashlib.sha256(domain + b"\0" + content).digest()[:16])).bytes_le
+
+
+class Disk:
+    """An image on a disk [10.1]."""
+
+    def __init__(self, file, size):
+        self.file, self.size = file, size
+        self.entries = []
+        for at in range(1024, 1024 + 128 * 128, 128):
+            kind, _, first, last = struct.unpack("<16s16sQQ", os.pread(file, 48, at))
+            if any(kind):
+                self.entries.append((uuid.UUID(bytes_le=kind), first * 512, (last + 1) * 512))
+        place = {str(kind): (start, end) for kind, start, end in self.entries}
+        rows = [row for row in ARCHITECTURES.values() if row[1] in place and row[2] in place]
+        rule(len(rows) == 1 and len(place) == len(self.entries), "partitions of the disk")
+        self.row, self.data, self.verity = rows[0], place[rows[0][1]], place[rows[0][2]]
+        self.signature = place.get(self.row[3])
+        self.length = self.verity[1] - self.verity[0] + self.data[1] - self.data[0]
+
+    def at(self, offset):
+        """Where a byte of the image is, and how many follow it there."""
+        split = self.data[1] - self.data[0]
+        start, end = (self.data[0] + offset, self.data[1]) if offset < split else (
+            self.verity[0] + offset - split, self.verity[1])
+        return start, end - start
+
+    def check(self, root_hash):
+        """A disk has one form, but for what is in its partitions."""
+        signature = b""
+        if self.signature:
+            start, end = self.signature
+            signature = os.pread(self.file, end - start, start)
+            document = signature.rstrip(b"\0")
+            rule(len(signature) == ceil(len(document), BLOCK) * BLOCK, "padding of the signature partition")
+            fields = json.loads(document, object_pairs_hook=lambda pairs: (
+                rule(len(dict(pairs)) == len(pairs), "a key twice"), dict(pairs))[1])
+            rule({"rootHash", "signature"} <= set(fields) <= {"rootHash", "signature", "certificateFingerprint"}
+                 and fields["rootHash"] == root_hash.hex() and base64.b64decode(fields["signature"], validate=True),
+                 "signature partition")
+        places = [self.data, self.verity] + ([self.signature] if self.signature else [])
+        ids = [uuid.UUID(bytes=root_hash[:16]).bytes_le, uuid.UUID(bytes=root_hash[16:]).bytes_le,
+               derived(b"mkimg signature partition", signature)]
+        entries, next_start = b"", 1 << 20
+        for (start, end), kind, own, suffix in zip(places, self.row[1:], ids, ("", "-verity", "-verity-sig")):
+            rule(start == next_start and end > start, "place of a partition")
+            next_start = end
+            name = f"root-{self.row[0]}{suffix}".encode("utf-16-le")
+            entries += struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, own, start // 512, end // 512 - 1,
+                                   1 << 60, name)
+        entries = entries.ljust(128 * 128, b"\0")
+        rule(self.size == ceil(next_start + 33 * 512, BLOCK) * BLOCK, "length of the disk")
+        last = self.size // 512 - 1
+
+        def header(mine, other, array):
+            raw = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 1 << 16, 92, 0, 0, mine, other, 34, last - 33,
+                              derived(b"mkimg disk", root_hash), array, 128, 128, zlib.crc32(entries))
+            return (raw[:16] + struct.pack("<I", zlib.crc32(raw)) + raw[20:]).ljust(512, b"\0")
+
+        mbr = bytes(446) + struct.pack("<BBBBBBBBII", 0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, min(last, 0xFFFFFFFF))
+        head = mbr.ljust(510, b"\0") + b"\x55\xaa" + header(1, last, 2) + entries
+        rule(os.pread(self.file, 1 << 20, 0) == head.ljust(1 << 20, b"\0"), "what is in front of the image")
+        tail = (entries + header(last, 1, last - 32)).rjust(self.size - next_start, b"\0")
+        rule(os.pread(self.file, len(tail) + 1, next_start) == tail, "what is behind the partitions")
+
+
 class Image:
-    """An image, or a detached seal at the offsets of its image [2, 3, 9, 10]."""
+    """An image, or a detached seal or a disk at the offsets of its image [2, 3, 9, 10]."""
 
     def __init__(self, path):
         self.file = os.open(path, os.O_RDONLY)
@@ -97,7 +174,8 @@ class Image:
             rule(end >= BLOCK and end % BLOCK == 0, "cut_end")
             self.cut = start, end
             length += end - start - BLOCK
-        self.length = length
+        self.disk = Disk(self.file, length) if head[512:520] == b"EFI PART" else None
+        self.length = self.disk.length if self.disk else length
         self.read_header()
         rule(self.cut is None or self.cut[1] == self.meta_block * BLOCK, "cut_end is not meta_block")
         self.read_trailer()
@@ -107,6 +185,11 @@ class Image:
         if self.cut is not None:
             rule(offset + length <= self.cut[0] or offset >= self.cut[1], "file data of a detached seal")
             offset = offset + BLOCK if offset < BLOCK else offset - self.cut[1] + 2 * BLOCK
+        if self.disk:
+            at, there = self.disk.at(offset)
+            if there < length:
+                return self.read(offset, there) + self.read(offset + there, length - there)
+            offset = at
         data = os.pread(self.file, length, offset)
         while len(data) < length:
             more = os.pread(self.file, length - len(data), offset + len(data))
@@ -161,8 +244,8 @@ class Image:
 
     def check_tree(self):
         """Hashes every block there is [7]."""
-        uuid = as_uuid(self.root_hash[:16])
-        expected = struct.pack("<8sII16s32sIIQ", b"verity", 1, 1, uuid, b"sha256", BLOCK, BLOCK, self.data_blocks)
+        label = as_uuid(self.root_hash[:16])
+        expected = struct.pack("<8sII16s32sIIQ", b"verity", 1, 1, label, b"sha256", BLOCK, BLOCK, self.data_blocks)
         expected = expected.ljust(BLOCK, b"\0")
         rule(self.read(self.hash_offset, BLOCK) == expected, "verity superblock")
         stored, at = [], self.hash_offset + BLOCK
@@ -660,6 +743,8 @@ def main():
         rule(args.root_hash in (None, image.root_hash.hex()), "another root hash")
         image.check_tree()
         image.check_parity()
+        if image.disk:
+            image.disk.check(image.root_hash)
         fs = FileSystem(image)
         for line in listing(fs):
             print(json.dumps(line, ensure_ascii=False, separators=(",", ":")))

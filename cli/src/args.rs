@@ -159,7 +159,7 @@ pub(crate) struct BuildArgs {
 /// An image argument that several commands have.
 #[derive(Debug, Args)]
 pub(crate) struct ImageArg {
-    /// The image file, or its detached seal.
+    /// The image file, a disk with it (mkimg export --ddi), or its detached seal.
     pub image: PathBuf,
 }
 
@@ -177,7 +177,7 @@ Examples:
 Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
 image is consistent, not whose it is. The first line says what was checked.")]
 pub(crate) struct VerifyArgs {
-    /// The image file, its detached seal, or where an image is mounted.
+    /// The image file, a disk with it, its detached seal, or where an image is mounted.
     #[arg(required_unless_present = "seal", value_name = "IMAGE|MOUNTPOINT")]
     pub image: Option<PathBuf>,
     /// A tree that was extracted from it: compared with its records, file by file.
@@ -631,9 +631,9 @@ impl FlavorArg {
     after_help = "\
 Examples:
   mkimg export web.raw --sidecar roothash --sidecar verity    for RootImage= and systemd-nspawn
-  mkimg export web.img --ddi web.raw                          a disk with partitions, for the same
-  mkimg export tools.img --ddi tools.raw --sysext             and one for systemd-sysext
-  mkimg export web.img --ddi web_3.raw --portable --cert release.crt
+  mkimg export web.img --ddi web.raw                          the same as a disk with partitions
+  mkimg export tools.img --ddi tools.raw --sysext             a disk for systemd-sysext
+  mkimg export web.img --ddi web_3.raw --portable             a disk for portablectl
   mkimg export web.img --print veritysetup                    lines for a shell; | sh runs them
   mkimg export web.img --print ipe --key release.pub          if the key has signed the image
   mkimg export web.img --draft-oci web-erofs                  a layout with one EROFS layer

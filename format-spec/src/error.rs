@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::erofs::Algorithm;
+use crate::erofs::{Algorithm, escape};
 
 /// Result of every reading operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -211,7 +211,8 @@ impl fmt::Display for Problem {
             Self::Undecodable { algorithm, length } => {
                 write!(out, "is no {} stream of {length} bytes", algorithm.name())
             }
-            Self::Document(why) => write!(out, "{why}"),
+            // It may repeat names that are in the document, and these may hold anything.
+            Self::Document(why) => write!(out, "{}", escape(why.as_bytes())),
             Self::Disagree(what) => write!(out, "{what}"),
         }
     }

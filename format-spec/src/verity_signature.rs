@@ -132,6 +132,7 @@ mod tests {
         short.truncate(4095);
         for (bytes, expected) in [
             (with("}", r#","salt":""}"#), "unknown field `salt`"),
+            (with("}", ",\"\u{7f}\":0}"), r"unknown field `\u{7f}`"),
             (with("}", r#","signature":"MANhYmM="}"#), "duplicate field `signature`"),
             (with("}", &format!(r#","rootHash":"{DIGITS}"}}"#)), "duplicate field `rootHash`"),
             (with(r#","signature":"MANhYmM=""#, ""), "missing field `signature`"),

@@ -5,13 +5,13 @@ mod layers;
 mod tar_writer;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use layers::{Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
+use layers::{Kind, Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::lint::lint;
@@ -586,6 +586,84 @@ fn every_broken_rule_of_fragments_is_found() {
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+/// What the superblock may say of features: `feature_incompat`, `available_compr_algs`, and the record of the algorithm.
+const FEATURES: [(u16, &[u8]); 4] = [
+    (0, &[]),
+    (1, &[14, 0, 0xff, 0xff, 96, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    (4, &[6, 0, 15, 0, 0, 0, 0, 0]),
+    (8, &[6, 0, 0, 9, 0, 0, 0, 0]),
+];
+
+fn with_features(mut bytes: Vec<u8>, incompat: u32, algorithms: u16, record: &[u8]) -> Vec<u8> {
+    bytes[1024 + 0x50..][..4].copy_from_slice(&incompat.to_le_bytes());
+    bytes[1024 + 0x54..][..2].copy_from_slice(&algorithms.to_le_bytes());
+    bytes[1024 + 128..][..16].fill(0);
+    bytes[1024 + 128..][..record.len()].copy_from_slice(record);
+    with_checksum(bytes)
+}
+
+/// Of all features that a superblock can name, those that the image uses are the only ones the linter takes.
+#[test]
+fn no_other_features_are_accepted() {
+    let large = || file("large", [words(1, PIECE), noise(2, PIECE / 2)].concat());
+    let sparse = || {
+        let mut item = file("sparse", "");
+        item.kind = Kind::Sparse(40_000, vec![(20_480, words(3, 4096))]);
+        item
+    };
+    // All of it stands behind its inode where small files are not packed.
+    let small = || file("small", words(4, 300));
+    let contents = [vec![], vec![sparse()], vec![small()], vec![sparse(), small()]];
+    let mut sets = BTreeSet::new();
+    for (compression, min_kernel) in ALL.into_iter().chain([("none", (5, 4)), ("none", (5, 15))]) {
+        if compression.contains(':') {
+            continue;
+        }
+        for (number, more) in contents.iter().enumerate() {
+            for layer in [[vec![large()], more.clone()].concat(), more.clone()] {
+                let scratch = scratch();
+                let (_, image) = build(scratch.path(), &[layer], compression, min_kernel, 1).unwrap();
+                let good = std::fs::read(image).unwrap();
+                let what = format!("{compression} {min_kernel:?}, content {number}");
+                assert_eq!(findings(&good), [""; 0], "{what}");
+                let incompat = u32::from_le_bytes(good[1024 + 0x50..][..4].try_into().unwrap());
+                let algorithms = u16::from_le_bytes(good[1024 + 0x54..][..2].try_into().unwrap());
+                sets.insert((incompat, algorithms));
+                for (other, record) in FEATURES {
+                    for bits in (0..=0xff).filter(|bits| bits & !0xa7 == 0) {
+                        let accepted = findings(&with_features(good.clone(), bits, other, record)).is_empty();
+                        let own = (bits, other) == (incompat, algorithms);
+                        assert_eq!(
+                            accepted, own,
+                            "{what}: has {incompat:#x}, {algorithms}: {bits:#x}, {other}"
+                        );
+                    }
+                }
+                for bits in
+                    (0..32).map(|bit| 1 << bit).filter(|bit| bit & 0xa7 == 0).map(|bit| incompat | bit)
+                {
+                    let (_, record) = FEATURES.into_iter().find(|row| row.0 == algorithms).unwrap();
+                    let found = findings(&with_features(good.clone(), bits, algorithms, record));
+                    assert!(!found.is_empty(), "{what}: {bits:#x}");
+                }
+                for other in [2, 0x10, 0x8000, algorithms | 2, !algorithms] {
+                    let (_, record) = FEATURES.into_iter().find(|row| row.0 == algorithms).unwrap();
+                    let found = findings(&with_features(good.clone(), incompat, other, record));
+                    assert!(!found.is_empty(), "{what}: algorithms {other:#x}");
+                }
+            }
+        }
+    }
+    // As docs/kernels.md has them.
+    let known: BTreeSet<(u32, u16)> = [(0, 0), (4, 0)]
+        .into_iter()
+        .chain([1, 4, 8].into_iter().flat_map(|algorithm| {
+            [0x03, 0x07, 0x23, 0x27, 0x83, 0x87, 0xa3, 0xa7].map(|incompat| (incompat, algorithm))
+        }))
+        .collect();
+    assert_eq!(sets, known);
 }
 
 /// Breaks each rule in images with every compression, and wants each to be found.

@@ -107,7 +107,11 @@ pub fn pattern(n: usize, seed: u64) -> Vec<u8> {
 
 /// Version of the running kernel, as (major, minor).
 pub fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    kernel_of(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())
+}
+
+/// Version of a kernel by its release, as (major, minor).
+pub fn kernel_of(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

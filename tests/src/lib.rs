@@ -3,13 +3,14 @@
 //!
 //! Nothing here depends on a crate of mkimg: an oracle that shares code with the thing it judges agrees with its
 //! mistakes. [`listing`] walks directories, [`layout`] writes OCI images, [`command`] runs programs with a deadline,
-//! [`signer`] makes keys, [`mount`] undoes what a test mounted, [`live`] audits it, [`watch`] talks to a running watch, [`audit`] reads reports, and
-//! [`need`] skips a test loudly when the machine cannot run it.
+//! [`signer`] makes keys, [`floors`] an image of every feature set, [`mount`] undoes what a test mounted, [`live`] audits
+//! it, [`watch`] talks to a running watch, [`audit`] reads reports, [`vm`] boots other kernels, and [`need`] skips a test loudly when the machine cannot run it.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a helper that fails must fail the test that called it")]
 
 pub mod audit;
 pub mod command;
+pub mod floors;
 pub mod images;
 pub mod layout;
 pub mod listing;

@@ -3,21 +3,70 @@
 //! The running kernel may lack what mkimg is for: device-mapper, fs-verity. QEMU emulates a machine, so this needs
 //! neither hardware support nor root. The guest has a busybox, the kernel's modules, programs of this machine with their
 //! libraries, and one ext4 disk with whatever the test puts there. If that is an image `root.mkimg`, it goes on with the
-//! systemd in there (`vm/systemd/boot`). `vm/run-steps` runs all steps of a folder in one boot, and says how each went
+//! systemd in there (`vm/systemd/boot`). `vm/run-steps` runs the steps of a folder in one boot, and says how each went
 //! on a serial port of its own.
 
 use crate::command::{self, Run};
 use crate::need::{find_tool, tools_dir};
 use crate::{args, project};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a machine may run. Emulated, it boots in a few seconds, and in half a minute with systemd. It uses one
+/// How long a machine may run. Emulated, it boots in a few seconds, with systemd in half a minute, and uses one
 /// processor most of the time, so several run side by side, which takes each a minute or two.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Room on the disk of the guest.
 const DISK_SIZE: &str = "256M";
+
+/// What a guest must find in a mounted image, as `tree_is_as_listed` of `vm/helpers.sh` compares it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// A line for each name: type and mode, owner, group, size, links and seconds of its time.
+    stat: String,
+    /// A line for each regular file.
+    sha256: String,
+}
+
+impl Tree {
+    /// The tree of an image, as `mkimg ls` lists it on this machine.
+    pub fn of(image: &Path) -> Self {
+        let (mut stat, mut sha256) = (Vec::new(), String::new());
+        for line in command::mkimg(args!["ls", "--json", image]).ok().json_lines() {
+            let text = |key: &str| line[key].as_str().unwrap().to_owned();
+            let number = |key: &str| line[key].as_u64().unwrap();
+            let kind = match text("type").as_str() {
+                "file" => 0o100_000,
+                "dir" => 0o040_000,
+                "symlink" => 0o120_000,
+                "char" => 0o020_000,
+                "block" => 0o060_000,
+                "fifo" => 0o010_000,
+                other => panic!("the image has a {other}"),
+            };
+            // As find names it, from the top of the tree.
+            let path = format!(".{}", text("path"));
+            let path = path.strip_suffix('/').unwrap_or(&path);
+            // Whole seconds, rounded down, stand before the point.
+            let mtime = text("mtime");
+            let seconds = mtime.split('.').next().unwrap();
+            let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
+            stat.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
+            if line["sha256"].is_string() {
+                writeln!(sha256, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
+            }
+        }
+        stat.sort();
+        Self { stat: stat.concat(), sha256 }
+    }
+
+    /// Writes the lists into the files `stat` and `sha256` of `dir`.
+    pub fn write(&self, dir: &Path) {
+        std::fs::write(dir.join("stat"), &self.stat).unwrap();
+        std::fs::write(dir.join("sha256"), &self.sha256).unwrap();
+    }
+}
 
 /// A kernel, and what else is needed to run it.
 #[derive(Debug)]
@@ -61,14 +110,26 @@ impl Machine {
         Ok(Self { qemu, kernel })
     }
 
-    /// Boots, runs all steps in `folder` with the files in `disk` as the root of the guest's disk, and reports.
+    /// Boots, runs `steps` of `folder` with the files in `disk` as the root of the guest's disk, and reports.
     /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
     ///
     /// Panics when the machine does not come to its end, with what its console shows.
-    pub fn run(&self, folder: &str, programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
+    pub fn run(
+        &self,
+        folder: &str,
+        steps: &[String],
+        programs: &[(&str, PathBuf)],
+        disk: &Path,
+        scratch: &Path,
+    ) -> Report {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
-        self.write_initrd(folder, programs, scratch, &initrd);
+        let root = scratch.join("initrd");
+        let scripts = project().join("tests/vm").join(folder);
+        for step in steps.iter().map(|step| format!("{step}.sh")) {
+            install(&scripts.join(&step), &root.join("steps").join(&step));
+        }
+        self.write_initrd(programs, &root, &initrd);
         // The feature for fs-verity, and blocks of the size of a page, without which old kernels refuse to seal.
         let _ = command::tool(
             "mkfs.ext4",
@@ -119,14 +180,11 @@ impl Machine {
         }
     }
 
-    /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
-    fn write_initrd(&self, folder: &str, programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
-        let root = scratch.join("initrd");
-        std::fs::create_dir(&root).unwrap();
+    /// The first root file system: the kernel's modules, and a second archive of `root` that is unpacked over them.
+    fn write_initrd(&self, programs: &[(&str, PathBuf)], root: &Path, initrd: &Path) {
         let scripts = project().join("tests/vm");
-        let common = ["init", "run-steps", "helpers.sh", "systemd"].map(|name| scripts.join(name));
-        let _ = command::tool("cp", ["-r"]).args(common).args(args![root]).ok();
-        let _ = command::tool("cp", args!["-r", scripts.join(folder), root.join("steps")]).ok();
+        let scripts = ["init", "run-steps", "helpers.sh", "systemd"].map(|name| scripts.join(name));
+        let _ = command::tool("cp", ["-r"]).args(scripts).args([root]).ok();
         install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
         for (name, program) in programs {
             install(program, &root.join("programs").join(name));
@@ -161,7 +219,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     said.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// Reads the lines of `vm/init`. `None` when they do not go from `boot` to `end`.
+/// Reads the lines of `vm/run-steps`. `None` when they do not go from `boot` to `end`.
 fn parse(results: &str) -> Option<Report> {
     let mut lines = results.lines();
     let (release, boot) = lines.next()?.strip_prefix("boot ")?.split_once(' ')?;

@@ -50,6 +50,8 @@ fn usage_errors_exit_with_2() {
         &["build", "oci:somewhere", "-o", out, "--memory", "much"],
         &["build", "oci:somewhere", "-o", out, "--name", "two\nlines"],
         &["build", "oci:somewhere", "-o", out, "--min-kernel", "5.3"],
+        &["build", "oci:somewhere", "-o", out, "--compress", "lz4", "--min-kernel", "5.12"],
+        &["build", "oci:somewhere", "-o", out, "--compress", "zstd", "--min-kernel", "6.9"],
         &["build", "oci:somewhere", "-o", out, "--dedup", "bytes"],
         &["build", "oci:somewhere", "-o", out, "--dedup", "blocks", "--compress", "lz4"],
         &["build", "oci:somewhere", "-o", out, "--dedup", "blocks", "--min-kernel", "5.14"],

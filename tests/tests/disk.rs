@@ -136,6 +136,31 @@ fn root_systemd_dissect_lists_a_signed_root() {
 }
 
 #[test]
+fn types_of_partitions_are_those_of_systemd() {
+    require!(Need::Tool("systemd-id128"), Need::Tool("openssl"));
+    let known = tool("systemd-id128", ["show"]).ok().out();
+    let known: std::collections::HashMap<&str, &str> =
+        known.lines().filter_map(|line| line.split_once(' ')).map(|(name, id)| (name, id.trim())).collect();
+    let dir = scratch();
+    let signer = Signer::new(dir.path(), "signer");
+    let (image, disk) = (signed(dir.path(), "web.img", &signer), dir.path().join("web.raw"));
+    let mut checked = 0;
+    for oci in [
+        "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc", "ppc64",
+        "ppc64le", "riscv", "riscv64", "s390", "s390x",
+    ] {
+        let export = mkimg(args!["export", image, "--ddi", disk, "--json", "--architecture", oci]);
+        let told = export.ok().json();
+        for partition in told["ddi"]["partitions"].as_array().unwrap() {
+            let [name, kind] = ["name", "type"].map(|key| partition[key].as_str().unwrap());
+            assert_eq!(known.get(name).copied(), Some(kind.replace('-', "").as_str()), "{oci}: {name}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 48);
+}
+
+#[test]
 fn root_a_disk_mounts_by_its_offset() {
     require!(Need::Root, Need::Loop, Need::FileSystem("erofs"));
     let dir = scratch();

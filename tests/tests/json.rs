@@ -108,7 +108,8 @@ fn every_field_is_documented() {
 
     let layout = dir.path().join("layout");
     let export = args!["export", "--json", sample, "--print", "all", "--sidecar", "verity-json"];
-    let exported = mkimg(export).args(args!["--draft-oci", layout]).ok().json_lines();
+    let disk = args!["--draft-oci", layout, "--ddi", dir.path().join("sample.raw")];
+    let exported = mkimg(export).args(disk).ok().json_lines();
     assert_documented("export --json", &exported, &[]);
     let with_parity = dir.path().join("parity.mkimg");
     let _ = mkimg(args!["build", images::sample(), "-o", with_parity, "--fec", "2"]).ok();

@@ -8,6 +8,7 @@ use mkimg_tests::command::{self, mkimg};
 use mkimg_tests::images::{one_of_everything, real, sample};
 use mkimg_tests::layout::{Attr, Layout};
 use mkimg_tests::need::{self, Need};
+use mkimg_tests::signer::Signer;
 use mkimg_tests::{args, project, require, scratch, sha256_of};
 
 fn page_path() -> PathBuf {
@@ -67,6 +68,33 @@ fn spec_reader_agrees_on_one_of_everything() {
     readers_agree("one of everything", &source);
     for roots in ["2", "9", "24"] {
         readers_agree_with(&format!("parity of {roots}"), &source, &["--fec", roots]);
+    }
+}
+
+#[test]
+fn spec_reader_agrees_on_a_disk_to_the_byte() {
+    require!(Need::Tool("python3"), Need::Tool("openssl"));
+    let dir = scratch();
+    let signer = Signer::new(dir.path(), "signer");
+    let (image, disk) = (dir.path().join("image.mkimg"), dir.path().join("image.raw"));
+    let _ = mkimg(args!["build", sample(), "--compress", "none", "-o", image]).ok();
+    for is_signed in [false, true] {
+        if is_signed {
+            let _ = mkimg(args!["sign", image, "--key", signer.key, "--cert", signer.certificate]).ok();
+        }
+        let export = args!["export", image, "--ddi", disk, "--architecture", "amd64", "--json"];
+        let told = mkimg(export).ok().json();
+        assert_eq!(told["ddi"]["signed"], is_signed);
+        let ours = mkimg(args!["ls", "--json", image]).ok().json_lines();
+        assert!(spec_reader(&["--seal"], &disk).ok().json_lines() == ours);
+        let good = std::fs::read(&disk).unwrap();
+        for at in [0, 500, 513, 700, 1025, 1100, 2000, 900_000, good.len() - 9000, good.len() - 400] {
+            let mut bytes = good.clone();
+            bytes[at] ^= 4;
+            std::fs::write(&disk, bytes).unwrap();
+            let done = spec_reader(&[], &disk).output().code(1);
+            assert!(done.err().starts_with("spec_reader: "), "byte {at}: {}", done.err());
+        }
     }
 }
 

@@ -1,18 +1,21 @@
 //! mkimg on stock kernels with device-mapper and fs-verity, in virtual machines.
 //!
-//! Each test boots one kernel and asks that every step in `vm/guest` passes, or those in `vm/systemd` with a systemd.
-//! What a step finds in an image is compared with what `mkimg ls` lists on this machine.
+//! Each test boots one kernel and asks that every step in `vm/guest` passes, or those in `vm/systemd` with a systemd. What a step finds in an image is compared
+//! with what `mkimg ls` lists on this machine. The step `floors` proves what `docs/kernels.md` says of these kernels; that
+//! page is compared with what the builder makes here, too.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "vm/systemd.rs"]
 mod systemd;
 
 use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
+use mkimg_tests::floors::{self, Release, shown};
+use mkimg_tests::mount::{Exclusive, Mounted};
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
-use mkimg_tests::vm::{Machine, Outcome, steps};
-use mkimg_tests::{args, images, require, scratch};
-use std::fmt::Write as _;
+use mkimg_tests::vm::{Machine, Outcome, Report, Tree, steps};
+use mkimg_tests::{args, images, project, require, scratch};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
@@ -33,7 +36,7 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     ])
     .ok()
     .json();
-    list(disk, &image);
+    Tree::of(&image).write(disk);
     std::fs::write(disk.join("small"), mkimg(args!["cat", image, "/etc/small"]).ok().stdout).unwrap();
 
     let content = mkimg(args!["cat", image, format!("/{VICTIM}")]).ok().stdout;
@@ -62,38 +65,6 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     std::fs::write(disk.join("facts"), facts.join("\n") + "\n").unwrap();
 }
 
-/// Writes what is in the image, for `tree_is_as_listed`.
-fn list(disk: &Path, image: &Path) {
-    let (mut stats, mut sums) = (Vec::new(), String::new());
-    for line in mkimg(args!["ls", "--json", image]).ok().json_lines() {
-        let text = |key: &str| line[key].as_str().unwrap().to_owned();
-        let number = |key: &str| line[key].as_u64().unwrap();
-        let kind = match text("type").as_str() {
-            "file" => 0o100_000,
-            "dir" => 0o040_000,
-            "symlink" => 0o120_000,
-            "char" => 0o020_000,
-            "block" => 0o060_000,
-            "fifo" => 0o010_000,
-            other => panic!("the image has a {other}"),
-        };
-        // As find names it, from the top of the tree.
-        let path = format!(".{}", text("path"));
-        let path = path.strip_suffix('/').unwrap_or(&path);
-        // Whole seconds, rounded down, stand before the point.
-        let mtime = text("mtime");
-        let seconds = mtime.split('.').next().unwrap();
-        let [uid, gid, size, links] = ["uid", "gid", "size", "nlink"].map(number);
-        stats.push(format!("{path} {:x} {uid} {gid} {size} {links} {seconds}\n", kind | number("mode")));
-        if line["sha256"].is_string() {
-            writeln!(sums, "{}  {}", text("sha256"), path.trim_start_matches("./")).unwrap();
-        }
-    }
-    stats.sort();
-    std::fs::write(disk.join("stat"), stats.concat()).unwrap();
-    std::fs::write(disk.join("sha256"), sums).unwrap();
-}
-
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
     for name in ["trusted", "stranger"] {
@@ -118,32 +89,130 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
         .ok();
 }
 
-fn kernel(name: &str) {
+/// The kernels of `vm/setup.sh`, which are the last columns of the table in `docs/kernels.md`.
+const KERNELS: [(&str, Release); 4] =
+    [("5.10", (5, 10)), ("6.1", (6, 1)), ("6.12", (6, 12)), ("newest", (7, 3))];
+
+#[test]
+fn the_page_shows_every_feature_set() {
+    let head = "| options | from | files | incompat | algorithms | floor |".to_owned();
+    let head = KERNELS.iter().fold(head, |head, (name, _)| format!("{head} {name} |"));
+    let releases = KERNELS.map(|(_, release)| release);
+    let wanted: Vec<String> = floors::cases().map(|case| case.line(&releases)).collect();
+    let page = std::fs::read_to_string(project().join("docs/kernels.md")).unwrap();
+    let (_, table) = page.split_once(&head).unwrap_or_else(|| panic!("docs/kernels.md has no table {head}"));
+    let found: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(found, wanted, "docs/kernels.md (left) has to have these lines:\n{}", wanted.join("\n"));
+}
+
+/// Around each kernel that decides about something: the features are those of its step, whatever else is asked for, or the
+/// combination is refused.
+#[test]
+fn every_kernel_gets_the_features_of_its_step() {
+    let dir = scratch();
+    let (source, image, trace) = (dir.path().join("oci"), dir.path().join("image"), dir.path().join("trace"));
+    let files = floors::FILES[3];
+    floors::write_source(&source, files);
+    std::fs::write(&trace, "/twins/b\n/large/mixed\n/etc\n").unwrap();
+    let mut reached = BTreeSet::new();
+    for (compress, algorithm) in
+        [("none", "none"), ("lz4", "lz4"), ("lz4hc:3", "lz4"), ("deflate:1", "deflate"), ("zstd:1", "zstd")]
+    {
+        let first = floors::first(algorithm);
+        let more = args!["--fec", "2", "--optimize-for", trace];
+        for (dedup, more) in [("files", &[][..]), ("files", &more), ("blocks", &[])] {
+            for asked in AROUND_STEPS {
+                let kernel = shown(asked);
+                let what = format!("--compress {compress} --dedup {dedup} --min-kernel {kernel} {more:?}");
+                let build = mkimg(args!["build", "--json", format!("oci:{}", source.display()), "-o", image])
+                    .args(args!["--compress", compress, "--dedup", dedup, "--min-kernel", kernel])
+                    .args(more);
+                let Some(step) = floors::step_for(algorithm, dedup, asked) else {
+                    let reason = if asked < first {
+                        format!("{compress} needs Linux {}, the image is for {kernel}", shown(first))
+                    } else if compress == "none" {
+                        format!("shared blocks need Linux 5.15, the image is for {kernel}")
+                    } else {
+                        format!("equal blocks can be shared in uncompressed images only, not with {compress}")
+                    };
+                    let said = build.output().code(2).err();
+                    assert_eq!(said.lines().next(), Some(&*format!("error: {reason}")), "{what}");
+                    assert!(!image.exists(), "{what}");
+                    continue;
+                };
+                let built = build.ok().json();
+                let case = floors::Case::of(step, files);
+                case.check(&image);
+                assert_eq!(built["min_kernel"], shown(case.floor()), "{what}");
+                reached.insert((step.to_string(), step.from));
+                std::fs::remove_file(&image).unwrap();
+            }
+        }
+    }
+    assert_eq!(reached.len(), floors::STEPS.len(), "{reached:?}");
+}
+
+/// The first kernel of each step, the last one before it, and one of the future.
+const AROUND_STEPS: [Release; 14] = [
+    (5, 4),
+    (5, 12),
+    (5, 13),
+    (5, 14),
+    (5, 15),
+    (6, 0),
+    (6, 1),
+    (6, 5),
+    (6, 6),
+    (6, 9),
+    (6, 10),
+    (6, 14),
+    (6, 15),
+    (8, 0),
+];
+
+/// Every feature set, on the kernel of this machine.
+#[test]
+fn root_this_kernel_reads_what_the_floors_promise() {
+    require!(Need::Root, Need::Loop, Need::FileSystem("erofs"));
+    let _one_at_a_time = Exclusive::take();
+    let (dir, sets) = (scratch(), scratch());
+    let point = dir.path().join("mnt");
+    for (file, floor) in floors::fill(sets.path(), dir.path()) {
+        if images::kernel() < floor {
+            skipped(&format!("{file}: the kernel is older than {}", shown(floor)));
+            continue;
+        }
+        let mounted = Mounted::erofs(&sets.path().join(file), &point);
+        let _ = mkimg(args!["verify", point]).ok();
+        drop(mounted);
+    }
+}
+
+/// Boots one of the kernels of `vm/setup.sh`, where these steps must pass.
+fn steps_pass(kernel: &str, steps: &[String]) {
     require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
     require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"), Need::Tool("losetup"));
-    let machine = match Machine::find(name) {
+    let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
         Err(reason) => return skipped(&reason),
     };
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    every_step_passes(
-        &machine,
-        "guest",
-        &["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"],
-        disk.path(),
-        dir.path(),
-    );
+    let programs = ["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name)));
+    let _ = floors::fill(&disk.path().join("sets"), dir.path());
+    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
+    let report = machine.run("guest", steps, &programs, disk.path(), dir.path());
+    let (_, wanted) = KERNELS.into_iter().find(|(name, _)| *name == kernel).unwrap();
+    let found = images::kernel_of(&report.release);
+    assert!(found == wanted || kernel == "newest" && found > wanted, "{} is no {kernel}", report.release);
+    all_passed(&report, steps);
 }
 
-/// Those in `folder`, with mkimg and more programs of this machine.
-fn every_step_passes(machine: &Machine, folder: &str, programs: &[&str], disk: &Path, scratch: &Path) {
-    let programs = programs.iter().map(|name| (*name, tool(name)));
-    let programs: Vec<_> = std::iter::once(("mkimg", mkimg_path())).chain(programs).collect();
-    let report = machine.run(folder, &programs, disk, scratch);
+/// What ran are these steps, and none of them has failed.
+fn all_passed(report: &Report, steps: &[String]) {
     println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();
-    assert_eq!(ran, steps(folder).iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
+    assert_eq!(ran, steps.iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
     let mut failed = Vec::new();
     for (step, outcome) in &report.steps {
         match outcome {
@@ -156,16 +225,21 @@ fn every_step_passes(machine: &Machine, folder: &str, programs: &[&str], disk: &
 }
 
 #[test]
+fn linux_5_10_refuses_and_reads_images() {
+    steps_pass("5.10", &["floors".to_owned()]);
+}
+
+#[test]
 fn linux_6_1() {
-    kernel("6.1");
+    steps_pass("6.1", &steps("guest"));
 }
 
 #[test]
 fn linux_6_12() {
-    kernel("6.12");
+    steps_pass("6.12", &steps("guest"));
 }
 
 #[test]
 fn linux_newest() {
-    kernel("newest");
+    steps_pass("newest", &steps("guest"));
 }

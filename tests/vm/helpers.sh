@@ -9,6 +9,9 @@
 #   /disk/{trusted,stranger}.mkimg, .der, .pem, .pub
 #                               the image signed by two people, their certificates and public keys
 #   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
+#   /disk/sets/list             images of every feature set, in lines `MAJOR MINOR FILE`: the first kernel that mounts
+#                               /disk/sets/FILE, beside which `stat` and `sha256` say what must be found in it
+#   /disk/sets/part-OFFSET      what is in the file large/mixed of each at this byte
 # shellcheck shell=sh
 # shellcheck source=/dev/null
 . /disk/facts
@@ -48,18 +51,19 @@ kernel_before() { # kernel_before MAJOR MINOR
     [ "$(uname -r | awk -F '[.-]' '{ print $1 * 1000 + $2 }')" -lt $(($1 * 1000 + $2)) ]
 }
 
-# The same names, types, modes, owners, sizes, link counts and times, and the same content, as `mkimg ls` lists.
-tree_is_as_listed() { # tree_is_as_listed DIRECTORY
-    attributes "$1" | diff /disk/stat - || fail "$1 differs from the listing of the image"
-    contents_are_as_listed "$1"
+# The same names, types, modes, owners, sizes, link counts and times, and the same content, as `mkimg ls` lists. The lists
+# are those of the image, or in another directory.
+tree_is_as_listed() { # tree_is_as_listed DIRECTORY [LISTS]
+    attributes "$1" | diff "${2:-/disk}/stat" - || fail "$1 differs from the listing of the image"
+    contents_are_as_listed "$@"
 }
 
 attributes() {
     (cd "$1" && find . -exec stat -c '%n %f %u %g %s %h %Y' {} + | LC_ALL=C sort)
 }
 
-contents_are_as_listed() {
-    (cd "$1" && sha256sum -c /disk/sha256 >/run/sums) || {
+contents_are_as_listed() { # contents_are_as_listed DIRECTORY [LISTS]
+    (cd "$1" && sha256sum -c "${2:-/disk}/sha256" >/run/sums) || {
         grep -v ': OK$' /run/sums
         fail "contents in $1 differ from the listing of the image"
     }

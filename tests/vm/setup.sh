@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what the tests need to run in a virtual machine: tests/vm/setup.sh
 #
-# A QEMU and the kernels of three Debian suites, below $MKIMG_TOOLS (default: target/tools). The system's own packages
+# A QEMU and the kernels of four Debian suites, below $MKIMG_TOOLS (default: target/tools). The system's own packages
 # and apt sources stay as they are. Safe to repeat; what is there is kept, so a second run costs nothing. What cannot be
 # had is named here and left out, and the tests that need it count themselves as skipped.
 #
@@ -21,8 +21,9 @@ MKIMG_TOOLS=$(cd "$MKIMG_TOOLS" && pwd)
 
 # Debian 12 has QEMU 7.2, whose software emulation corrupts registers of newer kernels; trixie has 10.0.
 qemu_suite=trixie
-# The oldest kernel with all that the tests look for, the one with file-backed mounts and all compressors, the newest.
-kernels=(6.1:bookworm 6.12:bookworm-backports newest:trixie-backports)
+# The oldest kernel with all that the tests look for, the one with file-backed mounts and all compressors, the newest;
+# and one from before compressed and sparse images, for what it has to refuse.
+kernels=(6.1:bookworm 6.12:bookworm-backports newest:trixie-backports 5.10:bullseye)
 # That of Debian 12, and one with image policies.
 systemds=(252:bookworm 257:trixie)
 # Built into some kernels and a module of others. The second list is not in all of them.

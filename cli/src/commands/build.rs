@@ -58,9 +58,9 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode> {
     bar.clear();
     let built = match built {
         // Options that do not go together: wrong usage, as what the parser of arguments finds.
-        Err(Error::Dedup(problem)) => {
+        Err(error @ (Error::Dedup(_) | Error::Kernel { .. })) => {
             let command = clap::Command::new("mkimg build");
-            BuildArgs::augment_args(command).error(ErrorKind::ArgumentConflict, problem).exit();
+            BuildArgs::augment_args(command).error(ErrorKind::ArgumentConflict, error).exit();
         }
         built => built?,
     };

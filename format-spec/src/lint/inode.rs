@@ -205,10 +205,16 @@ impl Lint<'_> {
     }
 }
 
-/// Whether a file must be in the packed inode, as this is an image with one.
+/// The first kernel that reads a packed inode.
+///
+/// An image that none before it reads is built for one that does, so its small files are in there.
+const PACKED_KERNEL: (u32, u32) = (6, 1);
+
+/// Whether a file must be in the packed inode.
 fn must_be_fragment<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bool {
     let short = inode.size > 0 && inode.size < PIECE_LEN && !matches!(inode.layout, Layout::Chunked { .. });
-    fs.superblock().packed.is_some_and(|packed| packed != inode.nid) && short
+    let superblock = fs.superblock();
+    short && superblock.features.min_kernel() >= PACKED_KERNEL && superblock.packed != Some(inode.nid)
 }
 
 /// Whether the end of a file stands behind its inode, if it is stored as it is and no other file has the same content.
@@ -219,7 +225,7 @@ pub(super) fn may_have_tail<R: ReadAt>(fs: &FileSystem<&R>, inode: &Inode) -> bo
     let features = fs.superblock().features;
     let tail = inode.size.checked_rem(BLOCK_SIZE).unwrap_or(0);
     features.algorithm.is_some()
-        && !features.shared
+        && features.min_kernel() < PACKED_KERNEL
         && inode.size < PIECE_LEN
         && (1..=TAIL_MAX).contains(&tail)
         && inode.xattr_len == 0

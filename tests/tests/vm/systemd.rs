@@ -3,12 +3,12 @@
 //! The guest is a Debian that itself runs out of an image. The steps in `vm/systemd/steps` hand two more images to all
 //! the tools of systemd that take one, whole and damaged.
 
-use crate::{every_step_passes, list};
-use mkimg_tests::command::{mkimg, tool as run};
+use crate::all_passed;
+use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
 use mkimg_tests::layout::{Attr, Layer, Layout};
 use mkimg_tests::need::{Need, skipped, tool, tools_dir};
 use mkimg_tests::signer::Signer;
-use mkimg_tests::vm::Machine;
+use mkimg_tests::vm::{Machine, Tree, steps};
 use mkimg_tests::{args, images, require, scratch, sha256_of};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -136,7 +136,7 @@ fn fill_disk(root: &Path, disk: &Path, scratch: &Path) {
     }
     fact("ROOT_HASH", &export("app", app, "--portable", &signers, disk, scratch));
     fact("EXT_ROOT_HASH", &export("ext", extension, "--sysext", &signers, disk, scratch));
-    list(disk, &scratch.join("app.mkimg"));
+    Tree::of(&scratch.join("app.mkimg")).write(disk);
     let plain = disk.join("plain.raw");
     let _ = std::fs::copy(scratch.join("app.trusted"), &plain).unwrap();
     let _ = mkimg(args!["export", plain, "--sidecar", "roothash", "--sidecar", "verity", "--sidecar", "p7s"])
@@ -179,7 +179,9 @@ fn systemd(version: &str) {
     };
     let (dir, disk) = (scratch(), scratch());
     fill_disk(&root, disk.path(), dir.path());
-    every_step_passes(&machine, "systemd/steps", &["dmsetup"], disk.path(), dir.path());
+    let programs = [("mkimg", mkimg_path()), ("dmsetup", tool("dmsetup"))];
+    let steps = steps("systemd/steps");
+    all_passed(&machine.run("systemd/steps", &steps, &programs, disk.path(), dir.path()), &steps);
 }
 
 #[test]
