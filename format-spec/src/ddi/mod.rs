@@ -58,32 +58,10 @@ impl Disk {
             (Ok(table), _) | (Err(_), Ok(table)) => table.clone(),
             (Err(_), Err(_)) => return copies.primary.map(|_| None),
         };
-        let [data, verity, signature] =
-            [Role::Data, Role::Verity, Role::Signature].map(|role| find(&table, role));
-        let array = table.array;
-        let (architecture, data) =
-            data?.ok_or_else(|| disagree(array, "has no root partition of any architecture".to_owned()))?;
-        let (other, verity) = verity?.ok_or_else(|| {
-            disagree(array, format!("has a root partition, {}, and no verity partition", data.number))
-        })?;
-        let signature = signature?;
-        for (other, number) in std::iter::once((other, verity.number))
-            .chain(signature.iter().map(|(other, partition)| (*other, partition.number)))
-        {
-            if other != architecture {
-                let what = format!(
-                    "partition {number} is for {}, partition {} for {}",
-                    other.systemd, data.number, architecture.systemd
-                );
-                return Err(disagree(table.entry(number), what));
-            }
-        }
+        let Found { architecture, data, verity, signature } = Found::on(&table)?;
         let mut head = [0; HEADER_LEN];
-        io.read_exact_at(&mut head, data.bytes.start).map_err(|source| Error::Io {
-            part: Part::Header,
-            offset: data.bytes.start,
-            source,
-        })?;
+        let (part, offset) = (Part::Header, data.bytes.start);
+        io.read_exact_at(&mut head, offset).map_err(|source| Error::Io { part, offset, source })?;
         if head.starts_with(b"verity\0\0") {
             let what = format!(
                 "partition {} is of the type of data and begins as a verity partition: types are swapped",
@@ -97,9 +75,8 @@ impl Disk {
             .map(|header| (header.hash_offset(), header.image_size().saturating_sub(header.hash_offset())));
         let fit = |(of_data, of_tail): &(u64, u64)| *of_data <= data.length() && *of_tail <= verity.length();
         let (data_len, tail_len) = lengths.filter(fit).unwrap_or((data.length(), verity.length()));
-        let file_size =
-            io.size().map_err(|source| Error::Io { part: Part::PartitionTable, offset: 0, source })?;
-        let signature = signature.map(|(_, partition)| partition);
+        let part = Part::PartitionTable;
+        let file_size = io.size().map_err(|source| Error::Io { part, offset: 0, source })?;
         Ok(Some(Self { copies, table, file_size, architecture, data, verity, signature, data_len, tail_len }))
     }
 
@@ -294,6 +271,38 @@ impl Disk {
     #[must_use]
     pub const fn trailing(&self) -> Range<u64> {
         self.table.size..self.file_size
+    }
+}
+
+/// The partitions of one image, all for one architecture.
+struct Found {
+    architecture: &'static Architecture,
+    data: Partition,
+    verity: Partition,
+    signature: Option<Partition>,
+}
+
+impl Found {
+    fn on(table: &Table) -> Result<Self> {
+        let missing = |what: String| disagree(table.array, what);
+        let (architecture, data) = find(table, Role::Data)?
+            .ok_or_else(|| missing("has no root partition of any architecture".to_owned()))?;
+        let of_same = |(other, partition): (&'static Architecture, Partition)| {
+            if other == architecture {
+                return Ok(partition);
+            }
+            let what = format!(
+                "partition {} is for {}, partition {} for {}",
+                partition.number, other.systemd, data.number, architecture.systemd
+            );
+            Err(disagree(table.entry(partition.number), what))
+        };
+        let verity = find(table, Role::Verity)?.ok_or_else(|| {
+            missing(format!("has a root partition, {}, and no verity partition", data.number))
+        })?;
+        let verity = of_same(verity)?;
+        let signature = find(table, Role::Signature)?.map(of_same).transpose()?;
+        Ok(Self { architecture, data, verity, signature })
     }
 }
 

@@ -9,6 +9,9 @@ const ROOT_HASH: Sha256 = {
 
 const HEADER: Header = Header { data_blocks: 6, meta_block: 4, seal_block: 5, fec_blocks: 0, fec_roots: 0 };
 
+/// A UUID of version 4, as others choose them.
+const RANDOM: Guid = Guid::new(0x2d1e0b54_5b1c_4f60_8e8a_0123456789ab);
+
 fn architecture() -> &'static Architecture {
     Architecture::by_oci_name("amd64").unwrap()
 }
@@ -122,6 +125,7 @@ fn partitions_need_not_be_side_by_side_nor_fit() {
         partitions[0].bytes = 0x20_0000..0x28_0000;
         partitions[1].bytes = 0x10_8000..0x18_0000;
         partitions[2].bytes = 0x30_0000..0x30_4000;
+        partitions[2].id = RANDOM;
     });
     let bytes = disk(&table);
     assert_reads_the_image(&bytes);
@@ -213,7 +217,9 @@ fn what_is_wrong_around_an_image_is_told() {
         bytes[at..at + new.len()].copy_from_slice(new);
         bytes
     };
-    let signed = |signature: &VeritySignature| bytes_of(0x10_9000, &signature.to_partition());
+    let of_other = VeritySignature { root_hash: [1; 32], ..signature() }.to_partition();
+    let mut other_signature = table_of(&|partitions| partitions[2].id = RANDOM);
+    other_signature[0x10_9000..0x10_a000].copy_from_slice(&of_other);
     let last_header = disk(&planned()).len() - 512;
     let other = changed(|partitions| partitions[0].name.push('x')).primary();
     for (bytes, expected) in [
@@ -239,7 +245,8 @@ fn what_is_wrong_around_an_image_is_told() {
             table_of(&|partitions| partitions[2].kind = Guid::new(7)),
             "byte 1280: partition 3 of type 00000000-0000-0000-0000-000000000007 is none of the image",
         ),
-        (signed(&VeritySignature { root_hash: [1; 32], ..signature() }), "is of root hash 0101"),
+        (other_signature, "signature partition at byte 1085440: is of root hash 0101"),
+        (bytes_of(0x10_9000, &of_other), "byte 1085440: UUID of partition 3 is 88584767"),
         (bytes_of(0x10_9ffe, b"x"), "signature partition at byte 1089534: bytes behind the text are not NUL"),
     ] {
         let found = problems(&bytes);
