@@ -53,6 +53,20 @@ if [ ! -e "$erofs/.complete" ]; then
     touch "$erofs/.complete"
 fi
 
+# The program of a registry alone, 5 MB: its package would start a service.
+if [ ! -x "$MKIMG_TOOLS/bin/docker-registry" ]; then
+    echo "setup: unpacking docker-registry"
+    mkdir -p "$MKIMG_TOOLS/bin" "$MKIMG_TOOLS/registry"
+    (
+        cd "$MKIMG_TOOLS/registry"
+        download=(apt-get -q -o APT::Sandbox::User="$(id -un)" download docker-registry)
+        "${download[@]}" || { as_root apt-get -q update && "${download[@]}"; }
+        dpkg-deb --fsys-tarfile docker-registry_*.deb | tar -x --no-same-owner ./usr/bin/docker-registry
+        mv usr/bin/docker-registry "$MKIMG_TOOLS/bin/"
+    )
+    rm -rf "$MKIMG_TOOLS/registry"
+fi
+
 command -v cargo >/dev/null || echo "setup: cargo is missing; the tests need Rust 1.89 or newer" >&2
 
 version() { # one line each: NAME and what it says about itself

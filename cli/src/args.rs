@@ -273,6 +273,17 @@ pub(crate) enum Verity {
     Off,
 }
 
+/// What the kernel does when a block does not match its hash, and no parity mends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnCorruption {
+    /// The read fails with an I/O error.
+    Eio,
+    /// The machine restarts.
+    Restart,
+    /// The kernel panics (Linux 5.9).
+    Panic,
+}
+
 /// What carries a mounted image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Via {
@@ -290,6 +301,13 @@ Examples:
   mkimg repair web.img -o mended.img --root-hash 5d0f...    from parity (mkimg build --fec)
   mkimg repair web.img -o mended.img --from old.img         from a copy, which may be damaged as well
   mkimg repair web.img -o mended.img --from web.seal        all but file data, from the detached seal
+  mkimg repair web.img -o mended.img --from https://example.org/web.img
+  mkimg repair web.img -o mended.img --from docker://registry.example.org/web:v1
+
+Of a copy on a web server or in a registry only the bad blocks are fetched, so the server has to send parts
+of a file (HTTP ranges). In a registry it is the one layer of what the name stands for, or the blob with the
+digest (docker://HOST/NAME@sha256:...); user names and passwords are taken from $REGISTRY_AUTH_FILE or
+~/.docker/config.json, and certificate authorities from the system or $SSL_CERT_FILE.
 
 Every block is checked against its hash before it is taken, up to the root hash. The damaged image is
 only read. Exit status: 0 the copy is the image, to the byte; 1 it could not be mended: what is still
@@ -303,9 +321,10 @@ pub(crate) struct RepairArgs {
     /// The root hash that the image must have: 64 hexadecimal digits.
     #[arg(long, value_name = "HEX", value_parser = crate::trust::root_hash)]
     pub root_hash: Option<[u8; 32]>,
-    /// Another copy of the image, or its detached seal; may be given several times.
-    #[arg(long, value_name = "FILE")]
-    pub from: Vec<PathBuf>,
+    /// Another copy of the image, or its detached seal: a file, an http:// or https:// URL, or docker://HOST/NAME; may be
+    /// given several times, and is asked in that order.
+    #[arg(long, value_name = "FILE|URL")]
+    pub from: Vec<OsString>,
     /// Number of threads, at most 64 [default: one for each processor, at most 8].
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
@@ -319,6 +338,7 @@ pub(crate) struct RepairArgs {
 Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
+  mkimg mount web.img /mnt --on-corruption panic      no I/O error at a damaged block, but a panic (with dm-verity)
   mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
@@ -337,6 +357,12 @@ pub(crate) struct MountArgs {
     /// How the bytes are checked.
     #[arg(long, value_enum, default_value_t = Verity::Auto)]
     pub verity: Verity,
+    /// What the kernel does at a damaged block (with dm-verity) [default: eio].
+    ///
+    /// A mount with another policy than an earlier one of the same image has a mapped device of its own. Where an
+    /// image is mounted at boot, one damaged block that is read there makes `restart` a loop.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub on_corruption: Option<OnCorruption>,
     /// Let the kernel check the PKCS#7 signature of the root hash by its own keyrings (with dm-verity).
     #[arg(long)]
     pub kernel_signature: bool,

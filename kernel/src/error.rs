@@ -42,6 +42,16 @@ pub enum Error {
         /// The rule.
         need: &'static str,
     },
+    /// The verity target is too old for what is asked of it.
+    #[error("dm-verity {found} of this kernel has no {option}, need {need}")]
+    VerityVersion {
+        /// The word of the table.
+        option: &'static str,
+        /// Version of the target.
+        found: String,
+        /// The first that has it.
+        need: &'static str,
+    },
     /// A device-mapper command failed.
     #[error("device-mapper {command} {name}: {errno}")]
     DeviceMapper {

@@ -161,6 +161,7 @@ const _: () = {
 };
 
 pub(crate) const DM_VERSION: u8 = 0;
+pub(crate) const DM_LIST_DEVICES: u8 = 2;
 pub(crate) const DM_DEV_CREATE: u8 = 3;
 pub(crate) const DM_DEV_REMOVE: u8 = 4;
 pub(crate) const DM_DEV_SUSPEND: u8 = 6;

@@ -7,14 +7,16 @@ mod tar_writer;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use layers::{Kind, Layer, dir, file, hardlink, oci_dir, scratch, write_layers};
+use mkimg_format::ReadAt;
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout, Nid};
 use mkimg_format::header::Header;
 use mkimg_format::lint::lint;
+use mkimg_format::trailer::Trailer;
 use mkimg_mkfs::{Built, Error, Options, Silent};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -453,6 +455,102 @@ fn damage_names_all_files_of_a_piece() {
     assert!(named, "{report:#?}");
 }
 
+/// Hashes the protected area of an image anew, so that everything leads to a root hash again: that of a builder who lies.
+fn hash_anew(bytes: &mut [u8]) {
+    let header = Header::read(&*bytes).unwrap();
+    let levels = mkimg_format::verity::levels(header.data_blocks, header.tree_offset());
+    let at = |offset: u64| usize::try_from(offset).unwrap();
+    let (area, rest) = bytes.split_at_mut(at(header.hash_offset()));
+    let mut put = |offset: u64, block: &[u8]| {
+        rest[at(offset - header.hash_offset())..][..4096].copy_from_slice(block);
+    };
+    let mut builder = mkimg_format::merkle::Builder::new();
+    let mut tree =
+        |level: usize, index: u64, block: &[u8; 4096]| put(levels[level].block_offset(index), block);
+    for block in area.chunks(4096) {
+        builder.push(&mkimg_format::merkle::hash_block(block), &mut tree);
+    }
+    let root = builder.finish(&mut tree);
+    let superblock = mkimg_format::verity::Superblock::new(header.data_blocks, &root).to_block();
+    put(header.hash_offset(), &superblock[..]);
+    put(header.trailer_offset(), &Trailer::new(&header, root).to_block()[..]);
+}
+
+/// Fails one read.
+struct Failing<'a> {
+    bytes: &'a [u8],
+    left: AtomicUsize,
+}
+
+impl ReadAt for Failing<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left == Ok(1) {
+            Err(std::io::Error::from_raw_os_error(5))
+        } else {
+            self.bytes.read_exact_at(buf, offset)
+        }
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.bytes.size()
+    }
+}
+
+/// Content that is not what its record says, under hashes that hold: in large files, which are checked in parts, and in small
+/// ones, which share pieces. Every thread count reports the same, and no error of a read is lost.
+#[test]
+fn wrong_contents_are_found_by_any_number_of_threads() {
+    let mut contents: Vec<Vec<u8>> =
+        (0..60).map(|at| words(at, 2000 * usize::try_from(at).unwrap())).collect();
+    contents.push(words(99, (4 << 20) + 300_077));
+    contents.push([noise(98, 4 << 20), words(97, 1 << 20)].concat());
+    for (compression, min_kernel) in [("lz4", (5, 15)), ("lz4", (6, 1)), ("zstd", (6, 15))] {
+        let scratch = scratch();
+        let (_, image) = build(scratch.path(), &[tree(&contents)], compression, min_kernel, 2).unwrap();
+        let good = std::fs::read(image).unwrap();
+        let verify = |image: &(dyn ReadAt + Sync), threads: usize| {
+            let threads = NonZeroUsize::new(threads).unwrap();
+            let options = mkimg_verify::Options { root_hash: None, threads, progress: None };
+            mkimg_verify::verify_image(&image, &options).unwrap()
+        };
+        let mut bytes = good.clone();
+        hash_anew(&mut bytes);
+        assert!(bytes == good, "{compression}: the image is made of other hashes");
+        let fs = FileSystem::open(&good[..]).unwrap();
+        let mut damaged = BTreeSet::new();
+        // In the last byte of a part, in the last piece, and in a small file.
+        for (file, place) in [(60, (4 << 20) - 1), (61, 5 << 20), (40, 0)] {
+            let path = format!("/d/{file:03}");
+            let inode = fs.resolve(path.as_bytes(), false).unwrap();
+            let extents = fs.extents(&inode).map(Result::unwrap);
+            let extent = extents.filter(|extent| extent.logical <= place).last().unwrap();
+            bytes[usize::try_from(extent.physical.unwrap() + extent.stored() - 9).unwrap()] ^= 1;
+            // A piece of small files gives other content to some of them, not to all.
+            damaged.extend((file >= 60).then_some(path));
+        }
+        hash_anew(&mut bytes);
+        let one = verify(&bytes, 1);
+        let named = one.findings.iter().flat_map(|finding| &finding.paths);
+        let named: BTreeSet<String> = named.map(|path| String::from_utf8(path.clone()).unwrap()).collect();
+        assert!(named.is_superset(&damaged) && named.len() > damaged.len(), "{compression}: {one:#?}");
+        assert!(!named.contains("/d/059") && !named.contains("/d/001"), "{compression}: {one:#?}");
+        for threads in [2, 8] {
+            assert_eq!(one, verify(&bytes, threads), "{compression}, {threads} threads");
+            assert!(verify(&good, threads).is_clean(), "{compression}, {threads} threads");
+        }
+        // The scan reads runs of half a MiB; what comes behind it are reads of the structure and of contents.
+        let counting = Failing { bytes: &good, left: AtomicUsize::new(usize::MAX) };
+        assert!(verify(&counting, 2).is_clean());
+        let reads = usize::MAX - counting.left.into_inner();
+        for number in (1..reads - 20).step_by((reads / 10).max(1)) {
+            let failing = Failing { bytes: &good, left: AtomicUsize::new(number) };
+            let report = verify(&failing, 2);
+            assert!(failing.left.into_inner() == 0 && !report.is_clean(), "{compression}, read {number}");
+        }
+    }
+}
+
 /// What `compressed_image` knows of a file.
 struct Map {
     inode: usize,
@@ -869,7 +967,7 @@ fn root_the_kernel_reads_every_byte() {
                 // Out of order first, while nothing is in the cache.
                 for offset in [content.len() * 2 / 3, content.len() / 3, content.len().saturating_sub(3)] {
                     let mut buffer = vec![0; 100.min(content.len() - offset)];
-                    file.read_exact_at(&mut buffer, offset as u64).unwrap();
+                    ReadAt::read_exact_at(&file, &mut buffer, offset as u64).unwrap();
                     assert!(buffer == content[offset..offset + buffer.len()], "{compression}: file {at}");
                 }
                 assert!(std::fs::read(&path).unwrap() == *content, "{compression} -o {options}: file {at}");

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use mkimg_kernel::dm::OnCorruption;
 use mkimg_sign::Trust;
 use mkimg_sign::files::FileError;
 
@@ -70,6 +71,8 @@ pub struct MountOptions {
     pub epoch_state: Option<PathBuf>,
     /// `kernelsignature`: the kernel checks the signature, too.
     pub kernel_signature: bool,
+    /// `on_corruption=eio|restart|panic`: what the kernel does when a block does not match.
+    pub on_corruption: Option<OnCorruption>,
     /// `upperdir=DIR`.
     pub upper: Option<PathBuf>,
     /// `workdir=DIR`.
@@ -166,16 +169,13 @@ impl HelperArgs {
                 reason: "need roothash, key or cert, or anybody could have written the epoch",
             });
         }
-        if options.kernel_signature {
-            options.policy = match options.policy {
-                VerityPolicy::Auto | VerityPolicy::Kernel => VerityPolicy::Kernel,
-                VerityPolicy::Once | VerityPolicy::Off => {
-                    return Err(Error::Usage {
-                        option: "kernelsignature".to_owned(),
-                        reason: "needs verity=kernel",
-                    });
-                }
-            };
+        for (option, given) in [
+            ("kernelsignature", options.kernel_signature),
+            ("on_corruption", options.on_corruption.is_some()),
+        ] {
+            if given {
+                options.policy = options.policy.kernel_only(option)?;
+            }
         }
         Ok(Self { source, target, fake, sloppy, verbose, options })
     }
@@ -203,6 +203,7 @@ impl HelperArgs {
             upper: self.options.upper.as_deref(),
             work: self.options.work.as_deref(),
             policy: self.options.policy,
+            on_corruption: self.options.on_corruption,
             via: self.options.via,
             attrs: self.options.attrs,
         }
@@ -271,6 +272,10 @@ impl MountOptions {
                     None => return bad("need a number"),
                 }
             }
+            ("on_corruption", Some(value)) => match std::str::from_utf8(value).unwrap_or_default().parse() {
+                Ok(policy) => self.on_corruption = Some(policy),
+                Err(reason) => return bad(reason),
+            },
             ("kernelsignature", None) => self.kernel_signature = true,
             ("upperdir" | "workdir", Some(value)) => {
                 if value.is_empty() {
@@ -288,8 +293,8 @@ impl MountOptions {
             ("noexec", None) => self.attrs.noexec = true,
             ("exec", None) => self.attrs.noexec = false,
             (
-                "verity" | "via" | "roothash" | "key" | "cert" | "epochstate" | "minepoch" | "upperdir"
-                | "workdir",
+                "verity" | "on_corruption" | "via" | "roothash" | "key" | "cert" | "epochstate" | "minepoch"
+                | "upperdir" | "workdir",
                 None,
             ) => return bad("needs a value"),
             (_, None) if IGNORED.contains(&name) => {}
@@ -384,6 +389,23 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_at_damage() {
+        for (text, policy, on_corruption) in [
+            ("ro", VerityPolicy::Auto, None),
+            ("on_corruption=eio", VerityPolicy::Kernel, Some(OnCorruption::Eio)),
+            ("on_corruption=restart,verity=auto", VerityPolicy::Kernel, Some(OnCorruption::Restart)),
+            ("on_corruption=eio,on_corruption=panic", VerityPolicy::Kernel, Some(OnCorruption::Panic)),
+        ] {
+            let args = parse(&["a", "b", "-o", text]).unwrap();
+            assert_eq!(
+                (args.options.policy, args.request().on_corruption),
+                (policy, on_corruption),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn the_later_option_wins_and_dashes_end_options() {
         let args =
             parse(&["-overity=off,nodev", "-o", "verity=once,dev,loop,via=file", "--", "-s", "-t"]).unwrap();
@@ -434,6 +456,10 @@ mod tests {
                 "need roothash, key or cert, or anybody could have written the epoch",
             ),
             (&["a", "b", "-o", "kernelsignature,verity=once"], "needs verity=kernel"),
+            (&["a", "b", "-o", "on_corruption=eio,verity=once"], "needs verity=kernel"),
+            (&["a", "b", "-o", "on_corruption=panic,verity=off"], "needs verity=kernel"),
+            (&["a", "b", "-o", "on_corruption=ignore"], "need eio, restart or panic"),
+            (&["a", "b", "-o", "on_corruption"], "needs a value"),
             (&["a", "b", "-o", "upperdir=,workdir=x"], "need a directory"),
             (&["a", "b", "-o", "upperdir=x"], "need both or neither"),
             (&["a", "b", "-o", "upperdir=\"x"], "quote without an end"),

@@ -36,6 +36,21 @@ pub enum VerityPolicy {
     Off,
 }
 
+impl VerityPolicy {
+    /// What a policy comes to when something is asked for that dm-verity alone can do.
+    ///
+    /// # Errors
+    /// The policy is one without dm-verity; `option` is named as what it cannot be had with.
+    pub fn kernel_only(self, option: &str) -> Result<Self> {
+        match self {
+            Self::Auto | Self::Kernel => Ok(Self::Kernel),
+            Self::Once | Self::Off => {
+                Err(Error::Usage { option: option.to_owned(), reason: "needs verity=kernel" })
+            }
+        }
+    }
+}
+
 /// How the image becomes something that the kernel mounts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Via {
@@ -61,6 +76,8 @@ pub struct MountRequest<'a> {
     pub work: Option<&'a Path>,
     /// Who checks the bytes.
     pub policy: VerityPolicy,
+    /// What the kernel does when a block does not match. Whatever is given here makes dm-verity a must.
+    pub on_corruption: Option<OnCorruption>,
     /// File or loop device.
     pub via: Via,
     /// Attributes of the mount that becomes visible.
@@ -90,6 +107,8 @@ pub struct Mounted {
     pub target: PathBuf,
     /// The policy that was carried out, never [`VerityPolicy::Auto`].
     pub policy: VerityPolicy,
+    /// What the kernel does when a block does not match, with [`VerityPolicy::Kernel`].
+    pub on_corruption: Option<OnCorruption>,
     /// What the kernel mounted, in words: file, loop device, mapped device, overlay.
     pub how: String,
     /// Which guarantee holds from now on, one sentence to show to the user.
@@ -129,7 +148,12 @@ pub(crate) fn mount_prepared(
     let file = open_image(request.image)?;
     let image = Image::identify(file, request.image)?;
     let target = Target::open(request.target)?;
-    let policy = resolve(request.policy)?;
+    let policy = match request.on_corruption {
+        Some(_) => request.policy.kernel_only("on_corruption")?,
+        None => request.policy,
+    };
+    let policy = resolve(policy)?;
+    let on_corruption = (policy == VerityPolicy::Kernel).then_some(request.on_corruption.unwrap_or_default());
     if policy == VerityPolicy::Kernel && request.via == Via::File && !image.is_device {
         return Err(Error::Usage {
             option: "via=file".to_owned(),
@@ -150,9 +174,9 @@ pub(crate) fn mount_prepared(
         .map_err(|reason| Error::CheckFailed { path: image.path.clone(), reason })?;
 
     // With an overlay this is the layer below, and what becomes visible is the overlay.
-    let lower = match policy {
-        VerityPolicy::Kernel => verity_mount(&image, &checked, request.attrs)?,
-        _ => {
+    let lower = match on_corruption {
+        Some(on_corruption) => verity_mount(&image, &checked, on_corruption, request.attrs)?,
+        None => {
             // The source string of an overlay over a file must hold the whole path.
             let device = OverlaySource::file_device(image.identity.file());
             let prefix = device.len().saturating_add("mkimg::".len());
@@ -163,7 +187,7 @@ pub(crate) fn mount_prepared(
         }
     };
     prepare(&image.file, lower.mount.as_fd())?;
-    let mut guarantee = guarantee(policy, &checked, lower.mends);
+    let mut guarantee = guarantee(policy, &checked, on_corruption.unwrap_or_default(), lower.mends);
     let mut how = lower.how;
     match layers {
         None => target.attach(lower.mount)?,
@@ -178,7 +202,7 @@ pub(crate) fn mount_prepared(
             guarantee.push_str("; what is written goes to the upper directory, which nothing checks");
         }
     }
-    Ok(Mounted { target: target.path().to_path_buf(), policy, how, guarantee })
+    Ok(Mounted { target: target.path().to_path_buf(), policy, on_corruption, how, guarantee })
 }
 
 /// The open image and what names it.
@@ -305,7 +329,12 @@ fn loop_mount(image: &Image, attrs: MountAttrs) -> Result<Lower> {
     Ok(Lower { mount, device: format!("loop{}", device.number()), how, mends: false })
 }
 
-fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Result<Lower> {
+fn verity_mount(
+    image: &Image,
+    checked: &CheckedImage,
+    on_corruption: OnCorruption,
+    attrs: MountAttrs,
+) -> Result<Lower> {
     let hash_start_block = match checked.hash_offset.checked_rem(BLOCK) {
         Some(0) => checked.hash_offset / BLOCK,
         _ => {
@@ -330,7 +359,7 @@ fn verity_mount(image: &Image, checked: &CheckedImage, attrs: MountAttrs) -> Res
         algorithm: "sha256".to_owned(),
         root_hash: checked.root_hash.to_vec(),
         salt: Vec::new(),
-        on_corruption: OnCorruption::Eio,
+        on_corruption,
         signature: checked.signature.clone(),
         fec: checked.fec.map(|layout| Fec {
             dev: below,
@@ -367,13 +396,23 @@ fn describe(device: &LoopDevice) -> String {
     format!("loop{} ({io})", device.number())
 }
 
-fn guarantee(policy: VerityPolicy, checked: &CheckedImage, mends: bool) -> String {
+fn guarantee(
+    policy: VerityPolicy,
+    checked: &CheckedImage,
+    on_corruption: OnCorruption,
+    mends: bool,
+) -> String {
     match policy {
         VerityPolicy::Kernel | VerityPolicy::Auto => format!(
-            "the kernel checks every block it reads against root hash {}{}; a block that does not match is {}an I/O error",
+            "the kernel checks every block it reads against root hash {}{}; a block that does not match {}{}",
             mkimg_format::hex(&checked.root_hash),
             if checked.signature.is_some() { ", whose signature it has accepted" } else { "" },
-            if mends { "mended from parity, or " } else { "" }
+            if mends { "is mended from parity, or " } else { "" },
+            match on_corruption {
+                OnCorruption::Eio => "is an I/O error",
+                OnCorruption::Restart => "restarts the machine",
+                OnCorruption::Panic => "makes the kernel panic",
+            }
         ),
         VerityPolicy::Once => format!(
             "checked once before the mount against root hash {}; later changes of the backing file are not noticed by the kernel",

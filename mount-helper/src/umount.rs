@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::UnmountFlags;
 
 use crate::error::{Error, Result, errno_of};
-use mkimg_kernel::mountinfo;
-use mkimg_kernel::mounts::{ImageMount, image_mount};
+use mkimg_kernel::mounts::{Backing, ImageMount, image_mount};
+use mkimg_kernel::{dm, mountinfo};
 
 /// How to unmount.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +46,10 @@ pub fn umount(target: &Path, options: UmountOptions) -> Result<Unmounted> {
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, options.lazy);
     rustix::mount::unmount(&path, flags).map_err(Error::at("unmount", &path))?;
+    if image.as_ref().is_some_and(|image| matches!(image.backing, Backing::Dm { .. })) {
+        // Of a mount that was killed; this one is gone whether or not that works.
+        let _ = dm::sweep();
+    }
     // The mapped device is not removed by its name: removal has been pending since the mount, and the name may
     // already be that of the next mount of the same image.
     Ok(Unmounted { target: path, fstype, image })

@@ -15,6 +15,9 @@ use crate::{Error, Mended, Options};
 /// Times that everything is gone through: each but the last has mended something.
 const PASSES_MAX: u32 = 16;
 
+/// Distance of bad blocks that are read from a copy at once: 32 KiB more of it come sooner than another answer.
+const GAP_MAX: u64 = 8;
+
 /// Mends the file that is worked on.
 pub(crate) struct Mender<'a> {
     tree: Tree<'a>,
@@ -88,10 +91,11 @@ impl<'a> Mender<'a> {
             }
             let left = usize::try_from(self.tree.data_blocks.saturating_sub(first)).unwrap_or(SLOTS);
             let hashes = self.tree.hashes(first, left.min(SLOTS))?;
-            for ((number, hash), block_number) in (0_u64..).zip(hashes).zip(first..) {
-                let wanted = slot(&block, number);
+            let slots = (0_u64..).zip(&hashes).filter(|(number, hash)| **hash != slot(&block, *number));
+            let bad = slots.map(|(number, _)| number).collect();
+            for number in self.copy_data(first, &block, bad)? {
                 // What parity has mended for another block of its round has its hash by now.
-                whole &= hash == wanted || self.mend(Node::Data(block_number), &wanted)?;
+                whole &= self.mend(Node::Data(first.saturating_add(number)), &slot(&block, number))?;
             }
             if let Some(progress) = options.progress {
                 let done = first.saturating_add(FANOUT).min(self.tree.data_blocks);
@@ -100,6 +104,39 @@ impl<'a> Mender<'a> {
             }
         }
         Ok(whole)
+    }
+
+    /// Takes data blocks from copies, neighbours at once, as a copy may be far away. `bad` are their slots in the hash block
+    /// `above`, whose first slot is that of data block `first`. Returns those that no copy has.
+    fn copy_data(
+        &mut self,
+        first: u64,
+        above: &[u8; BLOCK_LEN],
+        mut bad: Vec<u64>,
+    ) -> Result<Vec<u64>, Error> {
+        for copy in self.copies {
+            let mut left = Vec::new();
+            for run in bad.chunk_by(|one, next| next.saturating_sub(*one) <= GAP_MAX) {
+                let (start, last) = (run.first().copied().unwrap_or(0), run.last().copied().unwrap_or(0));
+                let count = usize::try_from(last.saturating_sub(start)).unwrap_or(0).saturating_add(1);
+                let mut blocks = vec![[0; BLOCK_LEN]; count];
+                let offset = self.tree.offset(Node::Data(first.saturating_add(start)));
+                let read = copy.read_exact_at(blocks.as_flattened_mut(), offset);
+                for number in run {
+                    let place = usize::try_from(number.saturating_sub(start)).unwrap_or(usize::MAX);
+                    let found = blocks.get(place).filter(|_| read.is_ok());
+                    match found.filter(|found| hash_block(&found[..]) == slot(above, *number)) {
+                        Some(found) => {
+                            self.write(Node::Data(first.saturating_add(*number)), found)?;
+                            self.mended.copied = self.mended.copied.saturating_add(1);
+                        }
+                        None => left.push(*number),
+                    }
+                }
+            }
+            bad = left;
+        }
+        Ok(bad)
     }
 
     /// Finds the block that has hash `wanted`, and writes it to its place.

@@ -1,6 +1,7 @@
 //! Damage of every kind: the result is the image, to the byte, or an honest list of what is left.
 #![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
@@ -235,6 +236,41 @@ fn copies_have_what_is_missing() {
     assert!(!repaired.is_complete());
     assert!(repaired.mended.copied >= 699);
     assert_whole("both", good, &mend(&bytes, &[&other.bytes, &good.bytes], Some(good.root)));
+}
+
+/// Writes down what it is asked for.
+struct Asked<'a>(&'a [u8], RefCell<Vec<Range<u64>>>);
+
+impl ReadAt for Asked<'_> {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let block = |at: u64| at.div_ceil(BLOCK as u64);
+        self.1.borrow_mut().push(block(offset)..block(offset + buf.len() as u64));
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+}
+
+/// A copy may be far away: it is asked for what is bad, for neighbours at once, and when it has them nobody else is.
+#[test]
+fn copies_are_asked_for_what_is_bad_and_for_neighbours_at_once() {
+    let image = image(0);
+    let mut bytes = image.bytes.clone();
+    for block in (200..300).chain([400, 404, 500]) {
+        bytes[block * BLOCK] ^= 1;
+    }
+    let asked = || Asked(&image.bytes, RefCell::default());
+    let (first, second) = (asked(), asked());
+    assert_whole("from one", image, &mend(&bytes, &[&first, &second], Some(image.root)));
+    // Each hash block covers 128 blocks.
+    assert_eq!(first.1.into_inner(), [200..256, 256..300, 400..405, 500..501]);
+    assert_eq!(second.1.into_inner(), []);
+    // What the first has not either, the second is asked for.
+    let (first, second) = (Asked(&bytes[..], RefCell::default()), asked());
+    assert_whole("from the other", image, &mend(&bytes, &[&first, &second], Some(image.root)));
+    assert_eq!(second.1.into_inner(), [200..256, 256..300, 400..405, 500..501]);
 }
 
 /// A leaf of the tree is damaged in both copies, and so is what it covers in one: slot by slot something is left of it.

@@ -9,7 +9,7 @@
 use crate::command::{self, Run};
 use crate::need::{find_tool, tools_dir};
 use crate::{args, project};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,22 @@ pub struct Report {
     pub console: String,
 }
 
+/// What a machine that ran has said, on its two serial ports.
+struct Ended {
+    /// By itself, before its deadline.
+    ended: bool,
+    console: String,
+    results: String,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how =
+            if self.ended { "ended otherwise than it should" } else { "was still running at its deadline" };
+        write!(f, "{how}\nconsole:\n{}\nresults:\n{}", self.console, self.results)
+    }
+}
+
 impl Machine {
     /// The machine with the kernel that `vm/setup.sh` calls `name`. `Err` holds the reason why there is none.
     pub fn find(name: &str) -> Result<Self, String> {
@@ -122,6 +138,50 @@ impl Machine {
         disk: &Path,
         scratch: &Path,
     ) -> Report {
+        let run = self.boot(folder, steps, "", programs, disk, scratch);
+        match parse(&run.results) {
+            Some(report) if report.release == self.release() => Report { console: run.console, ..report },
+            _ => panic!("the machine {run}"),
+        }
+    }
+
+    /// Boots and runs `vm/fatal/damage.sh` alone, in which a damaged block is read of an image that was mounted with
+    /// `--on-corruption POLICY`. Gives back what the console shows of the end of the machine.
+    ///
+    /// Panics when the machine ends in another way: by a step that failed, by switching off, or not at all.
+    pub fn run_to_death(
+        &self,
+        policy: &str,
+        programs: &[(&str, PathBuf)],
+        disk: &Path,
+        scratch: &Path,
+    ) -> String {
+        let run =
+            self.boot("fatal", &["damage".to_owned()], &format!("POLICY={policy}"), programs, disk, scratch);
+        let [began] = run.results.lines().collect::<Vec<_>>()[..] else { panic!("the machine {run}") };
+        assert!(began.starts_with(&format!("boot {} ", self.release())), "the machine {run}");
+        assert!(run.ended, "the machine {run}");
+        let (_, last) =
+            run.console.split_once("read the damaged block").unwrap_or_else(|| panic!("the machine {run}"));
+        last.to_owned()
+    }
+
+    /// As `uname -r` prints it.
+    fn release(&self) -> String {
+        std::fs::read_to_string(self.kernel.join("release")).unwrap().trim_end().to_owned()
+    }
+
+    /// Runs steps of a folder until the machine ends or its time is up. A restart is an end. `parameters` go to the kernel, which makes
+    /// variables of them for the first process.
+    fn boot(
+        &self,
+        folder: &str,
+        steps: &[String],
+        parameters: &str,
+        programs: &[(&str, PathBuf)],
+        disk: &Path,
+        scratch: &Path,
+    ) -> Ended {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
         let root = scratch.join("initrd");
@@ -151,7 +211,7 @@ impl Machine {
                 "none",
             ])
             .args(args!["-no-reboot", "-kernel", self.kernel.join("vmlinuz"), "-initrd", initrd])
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {parameters}")])
             .args(["-drive", &format!("file={},if=virtio,format=raw,cache=unsafe", image.display())])
             .args(["-serial", &format!("file:{}", console.display())])
             .args(["-serial", &format!("file:{}", results.display())]);
@@ -169,15 +229,7 @@ impl Machine {
             std::thread::sleep(Duration::from_millis(20));
         };
         let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        let (console, results) = (text(&console), text(&results));
-        let release = std::fs::read_to_string(self.kernel.join("release")).unwrap();
-        match parse(&results) {
-            Some(report) if report.release == release.trim_end() => Report { console, ..report },
-            _ => {
-                let how = if ended { "ended early" } else { "was still running at its deadline" };
-                panic!("the machine {how}\nconsole:\n{console}\nresults:\n{results}")
-            }
-        }
+        Ended { ended, console: text(&console), results: text(&results) }
     }
 
     /// The first root file system: the kernel's modules, and a second archive of `root` that is unpacked over them.

@@ -6,8 +6,11 @@ use mkimg_tests::command::{self, mkimg};
 use mkimg_tests::need::Need;
 use mkimg_tests::{args, images, names_in, require, scratch};
 use serde_json::Value;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 /// Builds an image of one file of so many blocks, and returns what `inspect` says.
 fn build_blocks(dir: &Path, blocks: usize, roots: &str, threads: &str) -> Value {
@@ -189,4 +192,196 @@ fn a_damaged_image_is_mended_or_left() {
     }
     let refused = mkimg(args!["repair", seal, "-o", mended]).output().code(1);
     assert!(refused.error_line().contains("detached seal"), "{}", refused.err());
+}
+
+/// A registry on a port of its own, until it is dropped.
+struct Registry {
+    child: Child,
+    host: String,
+}
+
+impl Registry {
+    /// Serves what lies below `dir`; `http` and `more` go into its configuration.
+    fn start(dir: &Path, http: &str, more: &str) -> Self {
+        let host = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let (root, config) = (dir.join("registry"), dir.join("registry.yml"));
+        let text = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'{http}}}\n{more}\n",
+            root.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = command::tool("docker-registry", args!["serve", config]).spawn();
+        let begun = Instant::now();
+        while TcpStream::connect(&host).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the registry does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { child, host }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A layout with one manifest, whose one layer is a file; returns the digest of that.
+fn layout_of(dir: &Path, layer: &[u8]) -> String {
+    let blobs = dir.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |media_type: &str, bytes: &[u8]| {
+        let path = blobs.join("new");
+        std::fs::write(&path, bytes).unwrap();
+        let digest = mkimg_tests::sha256_of(&path);
+        std::fs::rename(&path, blobs.join(&digest)).unwrap();
+        serde_json::json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()})
+    };
+    let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let layer = put("application/octet-stream", layer);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": manifest_type, "artifactType": "application/vnd.example.image",
+        "config": put("application/vnd.oci.empty.v1+json", b"{}"), "layers": [layer],
+    });
+    let mut manifest = put(manifest_type, manifest.to_string().as_bytes());
+    manifest["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "v1"});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    layer["digest"].as_str().unwrap().to_owned()
+}
+
+/// A copy in a registry: what is damaged is fetched from there, and little else.
+#[test]
+fn a_copy_in_a_registry_mends_what_is_damaged() {
+    require!(Need::Tool("docker-registry"), Need::Tool("skopeo"));
+    let dir = scratch();
+    let inspection = build_blocks(dir.path(), 8000, "2", "2");
+    let root = inspection["verity"]["root_hash"].as_str().unwrap();
+    let (image, mended, seal) =
+        (dir.path().join("image"), dir.path().join("mended"), dir.path().join("seal"));
+    let good = std::fs::read(&image).unwrap();
+    let _ = mkimg(args!["seal", image, "-o", seal]).ok();
+    let registry = Registry::start(dir.path(), "", "");
+    let host = &registry.host;
+    let push = |name: &str, bytes: &[u8]| {
+        let layout = dir.path().join(name);
+        let digest = layout_of(&layout, bytes);
+        let from = format!("oci:{}:v1", layout.display());
+        let to = format!("docker://{host}/{name}:v1");
+        let _ = command::tool("skopeo", args!["copy", "--dest-tls-verify=false", from, to]).ok();
+        digest
+    };
+    let digest = push("images/web", &good);
+    let _ = push("seals/web", &std::fs::read(&seal).unwrap());
+
+    // Two runs of blocks, some more with gaps between, and a single one: more than the parity mends.
+    let bad: Vec<u64> = (1000..1300).chain((2000..2040).step_by(4)).chain([7000]).collect();
+    let mut damaged = good.clone();
+    for block in &bad {
+        damaged[usize::try_from(block * 4096).unwrap()] ^= 1;
+    }
+    std::fs::write(&image, &damaged).unwrap();
+    let damage = bad.len() as u64 * 4096;
+    let _ = mkimg(args!["repair", image, "-o", mended]).output().code(1);
+    for from in [
+        format!("docker://{host}/images/web:v1"),
+        format!("docker://{host}/images/web@{digest}"),
+        format!("http://{host}/v2/images/web/blobs/{digest}"),
+    ] {
+        let done =
+            mkimg(args!["repair", image, "-o", mended, "--root-hash", root, "--from", from, "--json"]).ok();
+        let summary = done.json();
+        assert!(std::fs::read(&mended).unwrap() == good, "{from}");
+        assert_eq!(summary["copied"], bad.len(), "{from}");
+        let fetched = summary["fetched"].as_u64().unwrap();
+        assert!((damage..damage + damage / 4).contains(&fetched), "{from}: {fetched} bytes for {damage}");
+        let said = mkimg(args!["repair", image, "-o", mended, "--from", from]).ok().out();
+        assert!(said.contains(&format!("{from}: ")) && said.contains("fetched in"), "{said}");
+    }
+
+    // The seal has metadata.
+    let mut cut = good.clone();
+    let meta = usize::try_from(inspection["areas"][2]["offset"].as_u64().unwrap()).unwrap();
+    cut[meta..meta + 4096].fill(0);
+    cut[..4096].fill(0);
+    std::fs::write(&image, &cut).unwrap();
+    let from = format!("docker://{host}/seals/web:v1");
+    let _ = mkimg(args!["repair", image, "-o", mended, "--from", from, "--root-hash", root]).ok();
+    assert!(std::fs::read(&mended).unwrap() == good, "the seal has what is missing");
+
+    // What is not there.
+    for (from, text) in [
+        (format!("docker://{host}/images/web:v2"), "404"),
+        (format!("docker://{host}/images/web@sha256:{}", "0".repeat(64)), "404"),
+        (format!("http://{host}/images/web"), "404"),
+        ("https://".to_owned(), "no host"),
+        ("docker://web".to_owned(), "not a remote file"),
+    ] {
+        let refused = mkimg(args!["repair", image, "-o", mended, "--from", from]).output().code(1);
+        assert!(refused.error_line().contains(text), "{}", refused.err());
+    }
+
+    std::fs::write(&image, &damaged).unwrap();
+    a_registry_with_a_password(dir.path(), &image, &mended);
+    let error = a_registry_with_tls(dir.path(), &image, &mended, &format!("/v2/images/web/blobs/{digest}"));
+    assert!(error.to_lowercase().contains("certificate"), "{error}");
+    assert!(std::fs::read(&mended).unwrap() == good, "over TLS");
+}
+
+/// `user` and `secret`, as htpasswd has them.
+const HTPASSWD: &str = "user:$2b$04$1sxJKlGwgsMBXe6hNJFgf..aILx8RBxVQY/WYH5DKqNFmurOz7dXa\n";
+
+fn a_registry_with_a_password(dir: &Path, image: &Path, mended: &Path) {
+    let (passwords, logins) = (dir.join("htpasswd"), dir.join("auth.json"));
+    std::fs::write(&passwords, HTPASSWD).unwrap();
+    let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", passwords.display());
+    let registry = Registry::start(dir, "", &auth);
+    for (password, text) in [("dXNlcjpzZWNyZXQ=", ""), ("dXNlcjp3cm9uZw==", "401"), ("", "none are stored")] {
+        let login = serde_json::json!({"auths": {&registry.host: {"auth": password}}});
+        std::fs::write(&logins, login.to_string()).unwrap();
+        let from = format!("docker://{}/images/web:v1", registry.host);
+        let run =
+            mkimg(args!["repair", image, "-o", mended, "--from", from]).env("REGISTRY_AUTH_FILE", &logins);
+        if text.is_empty() {
+            let _ = run.ok();
+        } else {
+            let refused = run.output().code(1);
+            assert!(refused.error_line().contains(text), "{}", refused.err());
+        }
+    }
+}
+
+/// Repairs over TLS, with an authority that is named; returns what is said when it is not.
+fn a_registry_with_tls(dir: &Path, image: &Path, mended: &Path, path: &str) -> String {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let new_key =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "1"];
+    let [authority, authority_key, cert, key] = ["ca.pem", "ca.key", "server.pem", "server.key"].map(file);
+    let _ = command::tool("openssl", new_key)
+        .args(args!["-keyout", authority_key, "-out", authority, "-subj", "/CN=authority"])
+        .ok();
+    let _ = command::tool("openssl", new_key)
+        .args(args![
+            "-CA",
+            authority,
+            "-CAkey",
+            authority_key,
+            "-keyout",
+            key,
+            "-out",
+            cert,
+            "-subj",
+            "/CN=server"
+        ])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .ok();
+    let registry = Registry::start(dir, &format!(", tls: {{certificate: {cert}, key: {key}}}"), "");
+    let from = format!("https://{}{path}", registry.host);
+    let repair = || mkimg(args!["repair", image, "-o", mended, "--from", from]);
+    let _ = repair().env("SSL_CERT_FILE", &authority).ok();
+    // Another authority than the one that has signed it.
+    repair().env("SSL_CERT_FILE", &cert).output().code(1).error_line()
 }

@@ -260,7 +260,10 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
         let [point, upper, work] = ["m", "u", "w"].map(|what| dir.path().join(format!("{name}.{what}")));
         std::fs::create_dir(&point).unwrap();
         let _mounted = Mounted::adopt(&point);
-        let _ = mkimg(args!["mount", image, point, "--via", "loop", "--upper", upper, "--work", work]).ok();
+        let _ = mkimg(args![
+            "mount", image, point, "--verity", "once", "--via", "loop", "--upper", upper, "--work", work
+        ])
+        .ok();
         std::fs::write(point.join("extra"), "").unwrap();
         std::fs::set_permissions(point.join("extra"), std::fs::Permissions::from_mode(0o4755)).unwrap();
         let first = if name == "odd" { OsStr::from_bytes(b"\xff") } else { OsStr::new("bin/tool") };
@@ -282,7 +285,7 @@ fn root_every_field_of_an_audit_of_a_mount_is_documented() {
     let layers = format!("lowerdir={}:{}", point.display(), beneath.display());
     let _over = Mounted::new(&["-t", "overlay", "-o", &layers], Path::new("overlay"), &over);
     lines.extend(mkimg(args!["verify", "--json", over]).output().code(1).json_lines());
-    assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths"]);
+    assert_documented("verify --json MOUNTPOINT", &lines, &["more_paths", "on_corruption"]);
 }
 
 #[test]
@@ -299,16 +302,28 @@ fn root_every_field_of_a_mount_is_documented() {
     // Unmounted as soon as it is there, which ends the recording.
     let unmount = r#"until "$0" umount "$1" 2>/dev/null; do sleep 0.05; done"#;
     let unmounting = Run::new("sh").args(args!["-c", unmount, mkimg_path(), point]).spawn();
-    let mut lines =
-        mkimg(args!["mount", "--json", image, point, "--record", dir.path().join("trace")]).ok().json_lines();
+    let mut lines = mkimg(args![
+        "mount",
+        "--json",
+        image,
+        point,
+        "--verity",
+        "once",
+        "--record",
+        dir.path().join("trace")
+    ])
+    .ok()
+    .json_lines();
     assert!(unmounting.wait_with_output().unwrap().status.success());
     lines.extend(
-        mkimg(args!["mount", "--json", image, point, "--cert", signer.certificate]).ok().json_lines(),
+        mkimg(args!["mount", "--json", image, point, "--verity", "once", "--cert", signer.certificate])
+            .ok()
+            .json_lines(),
     );
-    assert_documented("mount --json", &lines, &[]);
+    // Not over dm-verity, which takes another kernel than most machines for tests have: `tests/vm/guest`.
+    assert_documented("mount --json", &lines, &["on_corruption"]);
     let shown = point.canonicalize().unwrap();
     let mut lines = mkimg(["mounts", "--json"]).ok().json_lines();
     lines.retain(|line| line["target"] == shown.to_str().unwrap());
-    // Not over dm-verity, which takes another kernel than most machines for tests have: `tests/vm/guest`.
-    assert_documented("mounts --json", &lines, &["kernel_signature"]);
+    assert_documented("mounts --json", &lines, &["kernel_signature", "on_corruption"]);
 }

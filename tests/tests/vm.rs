@@ -16,7 +16,7 @@ use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, Report, Tree, steps};
 use mkimg_tests::{args, images, project, require, scratch};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
 const VICTIM: &str = "etc/block";
@@ -67,8 +67,11 @@ fn fill_disk(disk: &Path, scratch: &Path) {
 
 /// Puts signed copies of the image on the disk; `vm/helpers.sh` names them.
 fn sign(disk: &Path, image: &Path, scratch: &Path) {
-    for name in ["trusted", "stranger"] {
-        let signer = Signer::new(scratch, name);
+    for name in ["trusted", "stranger", "elliptic"] {
+        let signer = match name {
+            "elliptic" => Signer::elliptic(scratch, name),
+            _ => Signer::new(scratch, name),
+        };
         let signed = disk.join(format!("{name}.mkimg"));
         let _ = std::fs::copy(image, &signed).unwrap();
         let _ =
@@ -188,19 +191,42 @@ fn root_this_kernel_reads_what_the_floors_promise() {
     }
 }
 
-/// Boots one of the kernels of `vm/setup.sh`, where these steps must pass.
-fn steps_pass(kernel: &str, steps: &[String]) {
-    require!(Need::Tool("busybox"), Need::Tool("mkfs.ext4"), Need::Tool("dmsetup"), Need::Tool("fsverity"));
-    require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"), Need::Tool("losetup"));
+/// The machine with a kernel, and the programs that steps call, unless something is missing.
+fn machine(kernel: &str) -> Option<(Machine, Vec<(&'static str, PathBuf)>)> {
     let machine = match Machine::find(kernel) {
         Ok(machine) => machine,
-        Err(reason) => return skipped(&reason),
+        Err(reason) => {
+            skipped(&reason);
+            return None;
+        }
     };
+    let mut programs = vec![("mkimg", mkimg_path())];
+    programs.extend(
+        ["debugfs", "dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name))),
+    );
+    Some((machine, programs))
+}
+
+macro_rules! require_guest_programs {
+    () => {
+        require!(
+            Need::Tool("busybox"),
+            Need::Tool("mkfs.ext4"),
+            Need::Tool("dmsetup"),
+            Need::Tool("fsverity")
+        );
+        require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
+        require!(Need::Tool("debugfs"), Need::Tool("losetup"));
+    };
+}
+
+/// Boots one of the kernels of `vm/setup.sh`, where these steps must pass.
+fn steps_pass(kernel: &str, steps: &[String]) {
+    require_guest_programs!();
+    let Some((machine, programs)) = machine(kernel) else { return };
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
-    let programs = ["dmsetup", "fsverity", "keyctl", "losetup", "veritysetup"].map(|name| (name, tool(name)));
     let _ = floors::fill(&disk.path().join("sets"), dir.path());
-    let programs = [&[("mkimg", mkimg_path())], &programs[..]].concat();
     let report = machine.run("guest", steps, &programs, disk.path(), dir.path());
     let (_, wanted) = KERNELS.into_iter().find(|(name, _)| *name == kernel).unwrap();
     let found = images::kernel_of(&report.release);
@@ -222,6 +248,26 @@ fn all_passed(report: &Report, steps: &[String]) {
         }
     }
     assert!(failed.is_empty(), "{}: failed: {failed:?}\n{}", report.release, report.console);
+}
+
+/// `--on-corruption restart` and `panic`, each in a machine that does not live through it.
+#[test]
+fn damage_ends_the_machine() {
+    require_guest_programs!();
+    for kernel in ["6.1", "newest"] {
+        let Some((machine, programs)) = machine(kernel) else { continue };
+        let (dir, disk) = (scratch(), scratch());
+        fill_disk(disk.path(), dir.path());
+        for (policy, wanted, not) in [
+            ("restart", "Restarting system with command 'dm-verity device corrupted'", "Kernel panic"),
+            ("panic", "Kernel panic - not syncing: dm-verity device corrupted", "Restarting system with"),
+        ] {
+            let scratch = scratch();
+            let last = machine.run_to_death(policy, &programs, disk.path(), scratch.path());
+            println!("{kernel}, {policy}:{last}");
+            assert!(last.contains(wanted) && !last.contains(not), "{kernel}, {policy}: {last}");
+        }
+    }
 }
 
 #[test]

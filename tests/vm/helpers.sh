@@ -6,8 +6,8 @@
 #   /disk/facts                 variables: ROOT_HASH of the image; VICTIM, a file in it, with DAMAGE_OFFSET, a place in
 #                               the image where data of that file alone lies, and DAMAGE_BYTE, which differs from it;
 #                               DATA_BLOCKS of the image
-#   /disk/{trusted,stranger}.mkimg, .der, .pem, .pub
-#                               the image signed by two people, their certificates and public keys
+#   /disk/{trusted,stranger,elliptic}.mkimg, .der, .pem, .pub
+#                               the image signed by three people, their certificates and public keys: RSA, RSA, ECDSA
 #   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
 #   /disk/sets/list             images of every feature set, in lines `MAJOR MINOR FILE`: the first kernel that mounts
 #                               /disk/sets/FILE, beside which `stat` and `sha256` say what must be found in it
@@ -85,7 +85,8 @@ loop_devices() {
 # No mount of this step, no mapped device and no loop device is left. The kernel may need a moment for the last close.
 nothing_left() {
     for _ in $(seq 100); do
-        left="$(grep " $POINT" /proc/mounts || true)$(mapped_devices)$(loop_devices)"
+        # A device that is being removed has no name any more.
+        left="$(grep " $POINT" /proc/mounts || true)$(ls -d /sys/block/dm-* 2>/dev/null || true)$(loop_devices)"
         [ -n "$left" ] || return 0
         sleep 0.05
     done

@@ -491,11 +491,11 @@ impl ReadAt for Failing<'_> {
 #[test]
 fn a_failing_read_is_never_clean() {
     let image = make(&Spec { blocks: 150, ..Spec::default() });
-    for all_after in [false, true] {
+    for (all_after, threads) in [(false, 1), (true, 1), (false, 3), (true, 3)] {
         let mut reads = 0;
         for number in 1.. {
             let failing = Failing { bytes: &image.bytes, left: AtomicU64::new(number), all_after };
-            let result = verify_image(&failing, &options(1, Some(image.root_hash)));
+            let result = verify_image(&failing, &options(threads, Some(image.root_hash)));
             if failing.left.load(Ordering::Relaxed) > 0 {
                 assert!(result.unwrap().is_clean());
                 break;
@@ -559,11 +559,23 @@ fn the_number_of_threads_does_not_show() {
         let at = random(&mut state) as usize % bytes.len();
         bytes[at] ^= 0x10;
     }
-    for bytes in [&image.bytes, &bytes] {
-        for root in [None, Some(image.root_hash)] {
+    // Hashes that hold over records that lie, of a file of several parts as well.
+    let twist = |records: &mut maker::Records| {
+        records.contents.iter_mut().for_each(|content| content.fsverity[9] ^= 1);
+        records.contents[1].size = 1.into();
+    };
+    let lies = make(&Spec { blocks: 3000, twist, ..Spec::default() });
+    let problems = verify(&lies.bytes).findings.into_iter().map(|finding| finding.problem);
+    let problems: Vec<String> = problems.filter(|problem| problem.contains("content")).collect();
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+    for (bytes, root_hash) in
+        [(&image.bytes, image.root_hash), (&bytes, image.root_hash), (&lies.bytes, lies.root_hash)]
+    {
+        for root in [None, Some(root_hash)] {
             let one = verify_image(bytes, &options(1, root)).unwrap();
-            let eight = verify_image(bytes, &options(8, root)).unwrap();
-            assert_eq!(one, eight);
+            for threads in [2, 8] {
+                assert_eq!(one, verify_image(bytes, &options(threads, root)).unwrap());
+            }
         }
     }
 }

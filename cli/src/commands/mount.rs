@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use mkimg_kernel::dm::VerityTable;
+use mkimg_kernel::dm::{self, VerityTable};
 use mkimg_kernel::mounts::{Backing, mounts};
 use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted};
 use serde::Serialize;
 
 use super::record::Recording;
-use crate::args::{MountArgs, MountsArgs, UmountArgs, Verity, Via};
+use crate::args::{MountArgs, MountsArgs, OnCorruption, UmountArgs, Verity, Via};
 use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
 use crate::trust::Anchored;
@@ -24,24 +24,33 @@ struct Outcome<'a> {
     verity: &'static str,
     how: &'a str,
     guarantee: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_corruption: Option<&'static str>,
     #[serde(flatten)]
     anchored: Anchored,
 }
 
 pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
+    let kernel_only =
+        [("--kernel-signature", args.kernel_signature), ("--on-corruption", args.on_corruption.is_some())];
+    let kernel_only = kernel_only.into_iter().find(|(_, given)| *given);
     let request = MountRequest {
         image: &args.image,
         target: &args.target,
         upper: args.upper.as_deref(),
         work: args.work.as_deref(),
-        policy: match args.verity {
-            Verity::Kernel | Verity::Auto if args.kernel_signature => VerityPolicy::Kernel,
-            _ if args.kernel_signature => bail!("--kernel-signature needs --verity kernel"),
-            Verity::Auto => VerityPolicy::Auto,
-            Verity::Kernel => VerityPolicy::Kernel,
-            Verity::Once => VerityPolicy::Once,
-            Verity::Off => VerityPolicy::Off,
+        policy: match (args.verity, kernel_only) {
+            (Verity::Once | Verity::Off, Some((option, _))) => bail!("{option} needs --verity kernel"),
+            (Verity::Kernel, _) | (Verity::Auto, Some(_)) => VerityPolicy::Kernel,
+            (Verity::Auto, None) => VerityPolicy::Auto,
+            (Verity::Once, None) => VerityPolicy::Once,
+            (Verity::Off, None) => VerityPolicy::Off,
         },
+        on_corruption: args.on_corruption.map(|policy| match policy {
+            OnCorruption::Eio => dm::OnCorruption::Eio,
+            OnCorruption::Restart => dm::OnCorruption::Restart,
+            OnCorruption::Panic => dm::OnCorruption::Panic,
+        }),
         via: match args.via {
             Via::Auto => MountVia::Auto,
             Via::File => MountVia::File,
@@ -80,6 +89,7 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
             },
             how: &mounted.how,
             guarantee: &mounted.guarantee,
+            on_corruption: mounted.on_corruption.map(dm::OnCorruption::word),
             anchored: Anchored::new(by.is_some(), by.as_ref()),
         };
         json_line(&mut out, &outcome)?;
@@ -111,11 +121,18 @@ struct Line {
     read_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     kernel_signature: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_corruption: Option<&'static str>,
 }
 
 pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
     let mut out = stdout();
     for mount in mounts()? {
+        // Only root may ask device-mapper.
+        let table = match &mount.backing {
+            Backing::Dm { name, .. } => VerityTable::of(name).ok(),
+            _ => None,
+        };
         let line = Line {
             target: lossy(&mount.target),
             image: lossy(&mount.image),
@@ -127,11 +144,8 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             },
             upper: mount.upper.as_deref().map(lossy),
             read_only: mount.read_only,
-            // Only root may ask device-mapper.
-            kernel_signature: match &mount.backing {
-                Backing::Dm { name, .. } => VerityTable::of(name).ok().map(|table| table.is_signed()),
-                _ => None,
-            },
+            kernel_signature: table.as_ref().map(VerityTable::is_signed),
+            on_corruption: table.as_ref().map(VerityTable::on_corruption),
         };
         if args.json {
             json_line(&mut out, &line)?;
@@ -144,6 +158,9 @@ pub(crate) fn list(args: &MountsArgs) -> Result<ExitCode> {
             }
             if line.kernel_signature == Some(true) {
                 write!(out, ", signature accepted by the kernel")?;
+            }
+            if let Some(policy) = line.on_corruption {
+                write!(out, ", on corruption {policy}")?;
             }
             writeln!(out, ")")?;
         }

@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use mkimg_format::detached::Sealed;
 use mkimg_format::{ReadAt, hex};
+use mkimg_remote::Remote;
 use mkimg_repair::{Options, Repaired, repair};
 use serde::Serialize;
 
 use super::verify_image::{finding_line, findings, text_line};
 use crate::args::RepairArgs;
+use crate::copies::Copy;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
@@ -26,6 +28,7 @@ struct Summary {
     copied: u64,
     corrected: u64,
     computed: u64,
+    fetched: u64,
     findings: u64,
 }
 
@@ -33,17 +36,9 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
     let image = open_file(&args.image)?;
     let output = mkimg_mkfs::Output::create(&args.output)?;
     output.spare(&image)?;
-    let mut copies: Vec<Box<dyn ReadAt>> = Vec::new();
-    for path in &args.from {
-        let file = open_file(path)?;
-        output.spare(&file)?;
-        copies.push(match Sealed::open(file) {
-            Ok(sealed) => Box::new(sealed),
-            // A copy may be damaged anywhere.
-            Err(_) => Box::new(open_file(path)?),
-        });
-    }
-    let copies: Vec<&dyn ReadAt> = copies.iter().map(AsRef::as_ref).collect();
+    let copies = args.from.iter().map(|from| Copy::open(from, &output)).collect::<Result<Vec<_>>>()?;
+    let readers: Vec<_> = copies.iter().map(Copy::reader).collect();
+    let readers: Vec<&dyn ReadAt> = readers.iter().map(AsRef::as_ref).collect();
     let bar = Bar::new();
     let progress = |what, done, total| bar.show(what, done, total);
     let options = Options {
@@ -53,25 +48,29 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
     };
     // Of a disk, the image in it is mended. A damaged head of anything else is for the repair to judge.
     let repaired = match Sealed::open(&image) {
-        Ok(sealed) if sealed.disk().is_some() => repair(&sealed, &copies, output.file(), &options),
-        _ => repair(&image, &copies, output.file(), &options),
+        Ok(sealed) if sealed.disk().is_some() => repair(&sealed, &readers, output.file(), &options),
+        _ => repair(&image, &readers, output.file(), &options),
     };
     bar.clear();
     let repaired = repaired.with_context(|| show(&args.image))?;
     if repaired.is_complete() {
         output.finish()?;
     }
+    let remotes: Vec<&Remote> = copies.iter().filter_map(Copy::remote).collect();
+    for failure in remotes.iter().filter_map(|remote| remote.failure()) {
+        eprintln!("mkimg: warning: {failure}");
+    }
     let mut out = stdout();
     if args.json {
-        json(&repaired, &mut out)?;
+        json(&repaired, &remotes, &mut out)?;
     } else {
-        text(args, &repaired, &mut out)?;
+        text(args, &repaired, &remotes, &mut out)?;
     }
     out.flush()?;
     Ok(if repaired.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn json(repaired: &Repaired, out: &mut impl Write) -> Result<()> {
+fn json(repaired: &Repaired, remotes: &[&Remote], out: &mut impl Write) -> Result<()> {
     for finding in &repaired.after.findings {
         json_line(out, &finding_line(finding))?;
     }
@@ -85,12 +84,13 @@ fn json(repaired: &Repaired, out: &mut impl Write) -> Result<()> {
         copied: mended.copied,
         corrected: mended.corrected,
         computed: mended.computed,
+        fetched: remotes.iter().map(|remote| remote.traffic().bytes).sum(),
         findings: findings(after),
     };
     json_line(out, &summary)
 }
 
-fn text(args: &RepairArgs, repaired: &Repaired, out: &mut impl Write) -> Result<()> {
+fn text(args: &RepairArgs, repaired: &Repaired, remotes: &[&Remote], out: &mut impl Write) -> Result<()> {
     let Repaired { before, mended, after } = repaired;
     let path = show(&args.image);
     if before.anchored {
@@ -108,6 +108,11 @@ fn text(args: &RepairArgs, repaired: &Repaired, out: &mut impl Write) -> Result<
         "{found}; {blocks} mended: {} from copies, {} from parity, {} computed",
         mended.copied, mended.corrected, mended.computed
     )?;
+    for remote in remotes {
+        let traffic = remote.traffic();
+        let requests = count(traffic.requests, "request");
+        writeln!(out, "{}: {} fetched in {requests}", remote.place(), size(traffic.bytes))?;
+    }
     for finding in &after.findings {
         text_line(finding, out)?;
     }

@@ -45,6 +45,8 @@ struct Summary<'a> {
     target: String,
     image: String,
     how: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_corruption: Option<&'static str>,
     above: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     beneath: Vec<String>,
@@ -147,6 +149,7 @@ fn json(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut imp
         target: show(target),
         image: show(&report.image),
         how: &report.how,
+        on_corruption: report.on_corruption,
         above: report.above.iter().map(|path| show(path)).collect(),
         beneath: report.beneath.iter().map(|path| show(path)).collect(),
         entries: tree.map_or(0, |tree| tree.entries),

@@ -195,8 +195,8 @@ impl<R: ReadAt> FileSystem<R> {
                 (Some(start), Some(compressed)) => {
                     let whole = self.recent.piece(self, &mut unpacker, start, compressed)?;
                     let from = usize::try_from(compressed.skip.saturating_add(skip)).unwrap_or(usize::MAX);
-                    for (to, from) in piece.iter_mut().zip(whole.get(from..).unwrap_or_default()) {
-                        *to = *from;
+                    if let Some(part) = whole.get(from..).and_then(|rest| rest.get(..piece.len())) {
+                        piece.copy_from_slice(part);
                     }
                 }
                 (Some(start), None) => self.read(Part::Data, piece, start.saturating_add(skip))?,

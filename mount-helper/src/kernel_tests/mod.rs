@@ -115,6 +115,7 @@ impl Bench {
             upper: None,
             work: None,
             policy: VerityPolicy::Once,
+            on_corruption: None,
             via: Via::Auto,
             attrs: MountAttrs::default(),
         }

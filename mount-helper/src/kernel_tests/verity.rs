@@ -1,6 +1,7 @@
 //! dm-verity, on kernels that have it.
 
 use super::*;
+use mkimg_kernel::dm::OnCorruption;
 
 #[test]
 fn root_verity_kernel_never_downgrades() {
@@ -11,17 +12,34 @@ fn root_verity_kernel_never_downgrades() {
     }
     let (image, target) = (bench.at("image"), bench.at("mnt"));
     let called = Cell::new(false);
-    let request = MountRequest { policy: VerityPolicy::Kernel, ..bench.request(&image, &target) };
-    let result = mount(&request, &mut |_, _| {
-        called.set(true);
-        Ok(CHECKED)
-    });
-    assert!(matches!(result, Err(Error::System(System::VerityUnavailable(_)))), "{result:?}");
-    assert!(!called.get());
-    bench.assert_clean("after the refusal");
+    let base = bench.request(&image, &target);
+    for (policy, on_corruption) in [
+        (VerityPolicy::Kernel, None),
+        (VerityPolicy::Kernel, Some(OnCorruption::Eio)),
+        (VerityPolicy::Auto, Some(OnCorruption::Eio)),
+        (VerityPolicy::Auto, Some(OnCorruption::Restart)),
+        (VerityPolicy::Auto, Some(OnCorruption::Panic)),
+        (VerityPolicy::Once, Some(OnCorruption::Eio)),
+        (VerityPolicy::Off, Some(OnCorruption::Panic)),
+    ] {
+        let result = mount(&MountRequest { policy, on_corruption, ..base }, &mut |_, _| {
+            called.set(true);
+            Ok(CHECKED)
+        });
+        let case = format!("{policy:?}, {on_corruption:?}: {result:?}");
+        if matches!(policy, VerityPolicy::Once | VerityPolicy::Off) {
+            assert!(matches!(result, Err(Error::Usage { .. })), "{case}");
+        } else {
+            assert!(matches!(result, Err(Error::System(System::VerityUnavailable(_)))), "{case}");
+        }
+        assert!(!called.get(), "{case}");
+        bench.assert_clean(&case);
+    }
 
-    let request = MountRequest { policy: VerityPolicy::Auto, ..request };
-    assert_eq!(mount(&request, &mut accept).unwrap().policy, VerityPolicy::Once);
+    let request = MountRequest { policy: VerityPolicy::Auto, ..base };
+    let mounted = mount(&request, &mut accept).unwrap();
+    assert_eq!((mounted.policy, mounted.on_corruption), (VerityPolicy::Once, None));
+    assert!(mounted.guarantee.contains("not noticed by the kernel"), "{}", mounted.guarantee);
     umount(&target, UmountOptions::default()).unwrap();
     bench.assert_clean("after umount");
 }

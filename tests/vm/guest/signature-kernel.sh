@@ -29,13 +29,36 @@ nothing_left
 refused mkimg mount /disk/trusted.mkimg "$POINT" --kernel-signature
 contains 'refusal of an unknown signer' "$(cat /run/said)" "$unknown"
 nothing_left
+# Root with other tools can do no more, nor take the demand back while the module is there.
+loop=$(losetup -f)
+losetup -r "$loop" "$IMAGE"
+table="0 $((DATA_BLOCKS * 8)) verity 1 $loop $loop 4096 4096 $DATA_BLOCKS $((DATA_BLOCKS + 1)) sha256 $ROOT_HASH -"
+! dmsetup create unsigned --noudevsync --readonly --table "$table" 2>/run/said || fail 'dmsetup maps an unsigned image'
+cat /run/said
+contains 'refusal of dmsetup' "$(cat /run/said)" 'Required key not available'
+! veritysetup open "$loop" unsigned "$loop" "$ROOT_HASH" --data-blocks "$DATA_BLOCKS" \
+    --hash-offset $((DATA_BLOCKS * 4096)) || fail 'veritysetup maps an unsigned image'
+! echo N 2>/dev/null >/sys/module/dm_verity/parameters/require_signatures || fail 'the demand can be taken back'
+same 'demand of dm-verity' Y "$(cat /sys/module/dm_verity/parameters/require_signatures)"
+dmsetup remove --noudevsync unsigned 2>/dev/null || true
+losetup -d "$loop"
+nothing_left
+# The same table is mapped where no signature is asked for.
+reload
+loop=$(losetup -f)
+losetup -r "$loop" "$IMAGE"
+dmsetup create unsigned --noudevsync --readonly --table "$table"
+dmsetup remove --noudevsync unsigned
+losetup -d "$loop"
+nothing_left
 
 kernel_before 7 0 && skip 'the keyrings of this kernel take no certificate from outside; refusals were tested'
 reload require_signatures=1 keyring_unsealed=1
 keyring=0x$(awk '/ \.dm-verity: / { print $1 }' /proc/keys)
 keyctl padd asymmetric '' "$keyring" </disk/trusted.der
+keyctl padd asymmetric '' "$keyring" </disk/elliptic.der
 keyctl restrict_keyring "$keyring"
-contains 'doctor' "$(mkimg doctor)" '1 in the keyring of dm-verity'
+contains 'doctor' "$(mkimg doctor)" '2 in the keyring of dm-verity'
 
 # What the kernel takes from veritysetup, it takes from mkimg.
 loop=$(losetup -f)
@@ -60,6 +83,14 @@ mkdir second
 mkimg mount /disk/trusted.mkimg second --verity kernel
 same 'mapped devices' "$DEVICE" "$(mapped_devices)"
 mkimg umount second
+mkimg umount "$POINT"
+nothing_left
+
+# ECDSA by the kernel's own code, too.
+mkimg mount /disk/elliptic.mkimg "$POINT" --kernel-signature --cert /disk/elliptic.pem >/run/said
+cat /run/said
+contains 'mount by ECDSA' "$(cat /run/said)" 'whose signature it has accepted'
+tree_is_as_listed "$POINT"
 mkimg umount "$POINT"
 nothing_left
 

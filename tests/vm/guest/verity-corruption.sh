@@ -21,3 +21,34 @@ done
 same 'findings' 3 "$(grep -c '"view"' /run/said)"
 mkimg umount "$POINT"
 nothing_left
+
+# Damage that comes while the image is mounted is met at the next read from the disk.
+cp "$IMAGE" later.mkimg
+mkimg mount later.mkimg "$POINT" --verity kernel --root-hash "$ROOT_HASH"
+tree_is_as_listed "$POINT"
+printf "$DAMAGE_BYTE" | dd of=later.mkimg bs=1 seek="$DAMAGE_OFFSET" conv=notrunc 2>/dev/null
+sync
+echo 3 >/proc/sys/vm/drop_caches
+! cat "$POINT/$VICTIM" >/dev/null 2>/run/said || fail 'a file that was damaged later can be read'
+contains 'error of the read' "$(cat /run/said)" 'Input/output error'
+mkimg umount "$POINT"
+nothing_left
+
+# Without the right hash tree nothing can be read, and so not mounted.
+cp "$IMAGE" tree.mkimg
+printf '\377' | dd of=tree.mkimg bs=1 seek=$(((DATA_BLOCKS + 1) * 4096)) conv=notrunc 2>/dev/null
+! cmp -s tree.mkimg "$IMAGE" || fail 'the tree was not damaged'
+refused mkimg mount tree.mkimg "$POINT" --verity kernel --root-hash "$ROOT_HASH"
+contains 'refusal of a damaged tree' "$(cat /run/said)" 'Input/output error'
+nothing_left
+loop=$(losetup -f)
+losetup -r "$loop" "$IMAGE"
+wrong=$(printf '7%.0s' $(seq 64))
+dmsetup create wrong --noudevsync --readonly --table \
+    "0 $((DATA_BLOCKS * 8)) verity 1 $loop $loop 4096 4096 $DATA_BLOCKS $((DATA_BLOCKS + 1)) sha256 $wrong -"
+! dd if="/dev/dm-$(dmsetup info -c --noheadings -o minor wrong)" of=/dev/null bs=4096 count=1 2>/run/said ||
+    fail 'a block can be read by another root hash'
+contains 'error of the read' "$(cat /run/said)" 'Input/output error'
+dmsetup remove --noudevsync wrong
+losetup -d "$loop"
+nothing_left

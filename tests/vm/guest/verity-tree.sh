@@ -10,6 +10,16 @@ for part in "\"target\":\"$POINT\"" "\"image\":\"$IMAGE\"" "\"device\":\"$DEVICE
     contains 'mounts' "$listed" "$part"
 done
 ! touch "$POINT/new" || fail 'the mount takes writes'
+# Nothing below takes writes either.
+before=$(sha256sum <"$IMAGE")
+for device in /sys/block/dm-* /sys/block/loop*; do
+    # Loop devices are there before they are used.
+    [ -d "$device/loop" ] || [ -d "$device/dm" ] || continue
+    same "read-only: $device" 1 "$(cat "$device/ro")"
+    ! dd if=/dev/zero of="/dev/${device##*/}" bs=4096 count=1 conv=notrunc 2>/dev/null || fail "$device takes writes"
+done
+sync
+same 'image after the writes' "$before" "$(sha256sum <"$IMAGE")"
 mkimg umount "$POINT"
 same 'mounts after the unmount' '' "$(mkimg mounts --json)"
 nothing_left

@@ -6,9 +6,7 @@ use std::ops::Range;
 
 use mkimg_format::ddi::Disk;
 use mkimg_format::erofs::FileSystem;
-use mkimg_format::header::Header;
 use mkimg_format::seal::{Seal, Table};
-use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_SIZE, Part, ReadAt, Sha256, detached, hex, lint};
 
 use super::Error;
@@ -16,6 +14,7 @@ use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
 use super::cache::Cached;
 use super::content::{Sealed, section_word};
 use super::disk;
+use super::faults::Faults;
 use super::geometry::{Geometry, without_slack};
 use super::parity::{self, Flaw};
 use super::paths::{self, Segment};
@@ -402,17 +401,31 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             let done = lint::lint(&Cached::new(&view, meta), &header, &mut |finding| found.push(finding));
             (found, done)
         };
-        // Format and seal have nothing to do with each other.
-        let (found, done) = std::thread::scope(|scope| {
+        let cached = Cached::new(&view, meta);
+        let opened = Seal::open(&cached, &header).and_then(|seal| Ok((seal, FileSystem::open(&cached)?)));
+        let sealed = opened.as_ref().map(|(seal, fs)| Sealed::new(&cached, fs, seal));
+        let mut faults = Faults::default();
+        // Format and records have nothing to do with each other.
+        let ((found, done), whole) = std::thread::scope(|scope| {
             let spawn = || std::thread::Builder::new().spawn_scoped(scope, lint).ok();
             let helper = (threads.get() > 1).then(spawn).flatten();
-            check_seal(&Cached::new(&view, meta), &header, leaves, self.data_absent, findings);
+            let whole = sealed.as_ref().ok().and_then(|sealed| sealed.check(&mut faults, findings));
             match helper.map(std::thread::ScopedJoinHandle::join) {
-                None => lint(),
-                Some(Ok(linted)) => linted,
+                None => (lint(), whole),
+                Some(Ok(linted)) => (linted, whole),
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
             }
         });
+        match (sealed, whole) {
+            (Ok(sealed), Some(whole)) => {
+                sealed.contents(whole, leaves, self.data_absent, threads.get(), &mut faults, findings);
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => findings.add_error(error, None),
+        }
+        if let Ok((_, fs)) = &opened {
+            faults.report(fs, findings);
+        }
         for lint::Finding { part, offset, path, problem } in found {
             let paths = path.into_iter().collect();
             findings.push(Finding {
@@ -431,22 +444,6 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             findings.mark_incomplete();
             findings.add(Region::Structure, offset, 0, unreadable(errno));
         }
-    }
-}
-
-fn check_seal<R: ReadAt>(
-    image: &R,
-    header: &Header,
-    leaves: Option<Level>,
-    absent: bool,
-    findings: &mut Findings,
-) {
-    match Seal::open(image, header) {
-        Ok(seal) => match FileSystem::open(image) {
-            Ok(fs) => Sealed::new(image, &fs, &seal, leaves, absent).check(findings),
-            Err(error) => findings.add_error(&error, None),
-        },
-        Err(error) => findings.add_error(&error, None),
     }
 }
 

@@ -37,6 +37,11 @@ impl<'a, R: ReadAt> Cached<'a, R> {
         Self { io, start, held: RefCell::new(held) }
     }
 
+    /// What is below, and from which byte on blocks of it are held.
+    pub(crate) const fn below(&self) -> (&'a R, u64) {
+        (self.io, self.start)
+    }
+
     /// Copies bytes of one block out of it; `false` when the block cannot be read.
     fn copy(&self, buf: &mut [u8], number: u64, skip: usize) -> bool {
         let Ok(mut held) = self.held.try_borrow_mut() else { return false };

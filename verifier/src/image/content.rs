@@ -4,68 +4,50 @@
 //! inode has its record, and every content has the fs-verity digest that its record claims. The leaves of that digest
 //! are those of the dm-verity tree, so file data is not read again.
 //!
-//! Inodes and their records both ascend, so they are gone through side by side and nothing is kept of them.
+//! Inodes and their records both ascend, so they are gone through side by side and nothing is kept of them. One thread
+//! does that, as it is quick; the digests are left to [`digests`].
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::num::NonZeroU64;
 
-use mkimg_format::erofs::{Extent, FileSystem, FileType, Inode, Inodes, Layout, Nid};
-use mkimg_format::fsverity::{Batch, Digester, zero_leaf};
+use mkimg_format::erofs::{FileSystem, FileType, Inode, Inodes, Nid};
 use mkimg_format::lint::is_twin;
-use mkimg_format::merkle::{hash_block, hash_blocks};
+use mkimg_format::merkle::hash_block;
 use mkimg_format::seal::{InodeRecord, NONE, Records, Seal, Section, Statement};
 use mkimg_format::verity::Level;
-use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Error, Part, ReadAt, Sha256, hex};
+use mkimg_format::{BLOCK_SIZE, Error, Part, ReadAt, hex};
 use sha2::{Digest as _, Sha512};
 
-use super::report::{FINDINGS_MAX, Finding, Findings, Region};
+use super::cache::Cached;
+use super::digests::{self, Claim, Item};
+use super::faults::{Fault, Faults};
+use super::report::{Findings, Region};
 
 /// Contents that are checked in one go, 8 bytes each. The inodes of an image with more are gone through again.
 const CONTENTS_HELD: usize = 1 << 20;
-/// Bytes of content that are taken out of an image and hashed at once.
-const PART: u64 = 1 << 20;
-/// Bytes of the paths of inodes with findings.
-const FAULT_PATHS_MAX: usize = 4 << 20;
 /// Leaves that are put into fs-verity digests, beyond four for each block of the image: maps and holes can make
 /// files of any length out of a few bytes.
 const LEAVES_MAX: u64 = 1 << 30;
 
 /// The seal and file system under test.
-pub(crate) struct Sealed<'a, R> {
-    image: &'a R,
-    fs: &'a FileSystem<&'a R>,
-    seal: &'a Seal<&'a R>,
-    /// Leaf level of the tree; `None` when the tree itself is damaged.
-    leaves: Option<Level>,
-    /// Whether file data is not there: a detached seal.
-    absent: bool,
-    /// Leaves that may still be put into digests.
-    budget: Cell<u64>,
+pub(crate) struct Sealed<'a, 'i, R> {
+    image: &'a Cached<'i, R>,
+    fs: &'a FileSystem<&'a Cached<'i, R>>,
+    seal: &'a Seal<&'a Cached<'i, R>>,
 }
 
-impl<'a, R: ReadAt> Sealed<'a, R> {
+impl<'a, 'i, R: ReadAt + Sync> Sealed<'a, 'i, R> {
     pub(crate) fn new(
-        image: &'a R,
-        fs: &'a FileSystem<&'a R>,
-        seal: &'a Seal<&'a R>,
-        leaves: Option<Level>,
-        absent: bool,
+        image: &'a Cached<'i, R>,
+        fs: &'a FileSystem<&'a Cached<'i, R>>,
+        seal: &'a Seal<&'a Cached<'i, R>>,
     ) -> Self {
-        let blocks = u64::from(fs.superblock().blocks);
-        Self {
-            image,
-            fs,
-            seal,
-            leaves,
-            absent,
-            budget: Cell::new(LEAVES_MAX.saturating_add(blocks.saturating_mul(4))),
-        }
+        Self { image, fs, seal }
     }
 
-    /// Runs every check.
-    pub(crate) fn check(&self, findings: &mut Findings) {
+    /// Checks everything but the contents. Returns whether all inodes could be read; `None` when their records cannot be
+    /// used.
+    pub(crate) fn check(&self, faults: &mut Faults, findings: &mut Findings) -> Option<bool> {
         self.padding(findings);
         let layers = match self.seal.statement() {
             Ok(statement) => {
@@ -82,7 +64,7 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         };
         self.layers(layers, findings);
         self.deleted(findings);
-        self.inodes(findings);
+        self.records(faults, findings)
     }
 
     fn fault(&self, section: Section, problem: String, findings: &mut Findings) {
@@ -211,15 +193,6 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         }
     }
 
-    /// Every inode against its record, and every content against the digest of a file that has it.
-    fn inodes(&self, findings: &mut Findings) {
-        let mut faults = Faults::default();
-        if let Some(whole) = self.records(&mut faults, findings) {
-            self.contents(whole, &mut faults, findings);
-        }
-        faults.report(self.fs, findings);
-    }
-
     /// Goes through inodes and records side by side. Returns whether all inodes could be read; `None` when the
     /// records cannot be used.
     fn records(&self, faults: &mut Faults, findings: &mut Findings) -> Option<bool> {
@@ -232,7 +205,8 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
                 Pair::Both(inode, record) => (inode, record),
                 Pair::Unrecorded(inode) => {
                     count = count.saturating_add(1);
-                    faults.add(&inode, format!("inode {} has no record in the seal", inode.nid));
+                    let problem = format!("inode {} has no record in the seal", inode.nid);
+                    faults.add(&inode, Fault::Problem(problem), findings);
                     continue;
                 }
                 // The number of inodes will tell.
@@ -258,15 +232,18 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
             count = count.saturating_add(1);
             let layer = record.layer.get();
             if u64::from(layer) >= layers && !(layer == NONE && inode.file_type == FileType::Dir) {
-                faults.add(&inode, format!("layer {layer} of its record does not exist"));
+                let problem = format!("layer {layer} of its record does not exist");
+                faults.add(&inode, Fault::Problem(problem), findings);
             }
             let content = record.content.get();
             if inode.file_type != FileType::File {
                 if content != NONE {
-                    faults.add(&inode, format!("content {content} of its record, but it is no regular file"));
+                    let problem = format!("content {content} of its record, but it is no regular file");
+                    faults.add(&inode, Fault::Problem(problem), findings);
                 }
             } else if u64::from(content) >= contents {
-                faults.add(&inode, format!("content {content} of its record does not exist"));
+                let problem = format!("content {content} of its record does not exist");
+                faults.add(&inode, Fault::Problem(problem), findings);
             }
         }
         let recorded = self.seal.inodes().len();
@@ -276,185 +253,145 @@ impl<'a, R: ReadAt> Sealed<'a, R> {
         Some(whole)
     }
 
-    /// One file of each content against the record of that. `whole` says that all files are known.
-    ///
-    /// Of files in the same place one is enough: each content has the file that was checked for it first.
-    fn contents(&self, whole: bool, faults: &mut Faults, findings: &mut Findings) {
-        let contents = self.seal.contents().len();
-        let mut unused = None;
-        let mut leaves = vec![0; BLOCK_LEN];
-        let mut batch = Batch::default();
-        let mut checked: Vec<Option<NonZeroU64>> = Vec::new();
-        for first in (0..contents).step_by(CONTENTS_HELD) {
-            let length = contents.saturating_sub(first);
-            checked.clear();
-            checked.resize(usize::try_from(length).unwrap_or(CONTENTS_HELD).min(CONTENTS_HELD), None);
-            for pair in self.pairs() {
-                let Pair::Both(inode, record) = pair else { continue };
-                let content = record.content.get();
-                let place =
-                    u64::from(content).checked_sub(first).and_then(|place| usize::try_from(place).ok());
-                let Some(checked) = place.and_then(|place| checked.get_mut(place)) else { continue };
-                if inode.file_type != FileType::File {
-                    continue;
-                }
-                let twin = checked.map_or(Ok(false), |first| is_twin(self.fs, &inode, Nid(first.get())));
-                let found = twin.and_then(|twin| {
-                    if twin {
-                        return Ok(None);
-                    }
-                    // No file is inode 0.
-                    *checked = checked.or(NonZeroU64::new(inode.nid.0));
-                    self.check_content(&inode, content, &mut leaves, &mut batch)
-                });
-                match found {
-                    Ok(None) => {}
-                    Ok(Some(problem)) => faults.add(&inode, problem),
-                    Err(error) => faults.add_error(&inode, error, findings),
-                }
-                if batch.is_full() {
-                    Self::compare(&mut batch, faults);
-                }
+    /// One file of each content against the record of that, with so many threads. `whole` says that all files are known,
+    /// and `leaves` where those of the tree are, unless it is damaged; `absent`, that there is no file data.
+    pub(crate) fn contents(
+        &self,
+        whole: bool,
+        leaves: Option<Level>,
+        absent: bool,
+        threads: usize,
+        faults: &mut Faults,
+        findings: &mut Findings,
+    ) {
+        let mut owners = Owners::new(self, leaves.is_some(), absent);
+        match leaves {
+            Some(leaves) => digests::check(self.fs, leaves, threads, &mut owners, faults, findings),
+            None => {
+                let wrong = owners.by_ref().filter_map(|(inode, claim)| Some((inode, claim.err()?)));
+                wrong.for_each(|(inode, fault)| faults.add(&inode, fault, findings));
             }
-            Self::compare(&mut batch, faults);
-            let position = checked.iter().position(Option::is_none);
-            unused = unused.or_else(|| Some(first.saturating_add(u64::try_from(position?).ok()?)));
         }
-        if let Some(unused) = unused.filter(|_| whole) {
+        if let Some(unused) = owners.unused.filter(|_| whole) {
             self.fault(Section::Contents, format!("content {unused} belongs to no file"), findings);
         }
     }
 
-    fn pairs(&self) -> Pairs<'a, R> {
+    fn pairs(&self) -> Pairs<'a, Cached<'i, R>> {
         let (inodes, records) = (self.fs.inodes().peekable(), self.seal.inodes());
         Pairs { inodes, records, ahead: None, last: None, ended: false }
     }
-
-    /// Size of a file against its content record; what is wrong, if anything. Its fs-verity digest is left to the batch.
-    fn check_content(
-        &self,
-        inode: &Inode,
-        content: u32,
-        window: &mut [u8],
-        batch: &mut Batch<(Inode, u32, Sha256)>,
-    ) -> Result<Option<String>, Error> {
-        let Some(record) = self.seal.contents().get(content.into())? else { return Ok(None) };
-        if record.reserved.get() != 0 {
-            return Ok(Some(format!("reserved field of content {content} is not 0")));
-        }
-        if record.size.get() != inode.size {
-            return Ok(Some(format!("size is {}, content {content} has {}", inode.size, record.size.get())));
-        }
-        let Some(leaves) = self.leaves else { return Ok(None) };
-        // What it is the digest of takes data to compute.
-        if self.absent && inode.is_packed() {
-            return Ok(None);
-        }
-        let digester = self.digest(inode, leaves, window)?;
-        batch.push((inode.clone(), content, record.fsverity), digester, inode.size);
-        Ok(None)
-    }
-
-    /// Compares the digests of files that wait for it.
-    fn compare(batch: &mut Batch<(Inode, u32, Sha256)>, faults: &mut Faults) {
-        for ((inode, content, sealed), found) in batch.take() {
-            if found != sealed {
-                let (found, sealed) = (hex(&found), hex(&sealed));
-                faults.add(&inode, format!("fs-verity digest is {found}, content {content} has {sealed}"));
-            }
-        }
-    }
-
-    /// What the fs-verity digest of a file is made of, from leaves of the tree, which are read into `window` by the block,
-    /// or from what compressed pieces give.
-    fn digest(&self, inode: &Inode, leaves: Level, window: &mut [u8]) -> Result<Digester, Error> {
-        let mut digester = Digester::new();
-        if let Layout::Fragment { .. } = inode.layout {
-            // Its extents begin anywhere.
-            self.spend(inode, inode.size)?;
-            self.hash_content(inode, 0, inode.size, &mut digester)?;
-            return Ok(digester);
-        }
-        for extent in self.fs.extents(inode) {
-            let Extent { logical, length, physical, compressed } = extent?;
-            let blocks = length.div_ceil(BLOCK_SIZE);
-            self.spend(inode, length)?;
-            match physical {
-                // Leaves are those of the stored bytes, so the content has to be taken out and hashed.
-                Some(_) if compressed.is_some() || !inode.owns_blocks() => {
-                    self.hash_content(inode, logical, length, &mut digester)?;
-                }
-                None => {
-                    let zero = zero_leaf();
-                    (0..blocks).for_each(|_| digester.push(&zero));
-                }
-                Some(start) if start.is_multiple_of(BLOCK_SIZE) => {
-                    let mut next = start / BLOCK_SIZE;
-                    let end = next.saturating_add(blocks);
-                    while next < end {
-                        let count = end.saturating_sub(next).min(128);
-                        let bytes = usize::try_from(count.saturating_mul(32)).unwrap_or_default();
-                        let slots = window.get_mut(..bytes).unwrap_or_default();
-                        let offset = leaves.offset.saturating_add(next.saturating_mul(32));
-                        let part = Part::Tree;
-                        self.image.read_exact_at(slots, offset).map_err(|source| Error::Io {
-                            part,
-                            offset,
-                            source,
-                        })?;
-                        for leaf in slots.as_chunks::<32>().0 {
-                            digester.push(leaf);
-                        }
-                        next = next.saturating_add(count);
-                    }
-                }
-                // The tail behind an inode: it shares its block with other things.
-                Some(_) => {
-                    let length = usize::try_from(length.min(BLOCK_SIZE)).unwrap_or(BLOCK_LEN);
-                    let mut block = [0; BLOCK_LEN];
-                    self.fs.read_file(inode, logical, block.get_mut(..length).unwrap_or_default())?;
-                    digester.push(&hash_block(&block));
-                }
-            }
-        }
-        Ok(digester)
-    }
 }
 
-impl<R: ReadAt> Sealed<'_, R> {
-    /// Takes the leaves of `length` bytes of a file off the budget.
-    fn spend(&self, inode: &Inode, length: u64) -> Result<(), Error> {
-        let left = self.budget.get().checked_sub(length.div_ceil(BLOCK_SIZE));
-        let left = left.ok_or_else(|| Error::Unsupported {
+/// Files whose content has to be looked at, or is known to be wrong.
+///
+/// Of files in the same place one is enough: each content has the file that came up for it first.
+struct Owners<'s, 'a, 'i, R: ReadAt> {
+    sealed: &'s Sealed<'a, 'i, R>,
+    /// Whether digests can be checked at all.
+    digests: bool,
+    absent: bool,
+    pairs: Pairs<'a, Cached<'i, R>>,
+    /// The first of the contents that are looked at in this round, and the first file of each.
+    first: u64,
+    owners: Vec<Option<NonZeroU64>>,
+    /// The first content without a file.
+    unused: Option<u64>,
+    /// Leaves that may still be put into digests.
+    budget: u64,
+}
+
+impl<'s, 'a, 'i, R: ReadAt + Sync> Owners<'s, 'a, 'i, R> {
+    fn new(sealed: &'s Sealed<'a, 'i, R>, digests: bool, absent: bool) -> Self {
+        let blocks = u64::from(sealed.fs.superblock().blocks);
+        let mut new = Self {
+            sealed,
+            digests,
+            absent,
+            pairs: sealed.pairs(),
+            first: 0,
+            owners: Vec::new(),
+            unused: None,
+            budget: LEAVES_MAX.saturating_add(blocks.saturating_mul(4)),
+        };
+        new.begin(0);
+        new
+    }
+
+    /// Begins the round of the contents from `first` on; `false` when there are none.
+    fn begin(&mut self, first: u64) -> bool {
+        let left = self.sealed.seal.contents().len().saturating_sub(first);
+        self.first = first;
+        self.owners.clear();
+        self.owners.resize(usize::try_from(left).unwrap_or(CONTENTS_HELD).min(CONTENTS_HELD), None);
+        self.pairs = self.sealed.pairs();
+        left > 0
+    }
+
+    /// What there is to be done about a file, if anything.
+    fn look_at(&mut self, inode: &Inode, content: u32) -> Result<Option<Claim>, Fault> {
+        let place = u64::from(content).checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        let owner = place.and_then(|place| self.owners.get_mut(place));
+        let Some(owner) = owner.filter(|_| inode.file_type == FileType::File) else { return Ok(None) };
+        if let Some(first) = owner
+            && is_twin(self.sealed.fs, inode, Nid(first.get())).map_err(Fault::Error)?
+        {
+            return Ok(None);
+        }
+        // No file is inode 0.
+        *owner = owner.or(NonZeroU64::new(inode.nid.0));
+        let record = self.sealed.seal.contents().get(content.into()).map_err(Fault::Error)?;
+        let Some(record) = record else { return Ok(None) };
+        if record.reserved.get() != 0 {
+            return Err(Fault::Problem(format!("reserved field of content {content} is not 0")));
+        }
+        if record.size.get() != inode.size {
+            let (size, recorded) = (inode.size, record.size.get());
+            return Err(Fault::Problem(format!("size is {size}, content {content} has {recorded}")));
+        }
+        // Compressed content that is not there has no digest that could be computed.
+        if !self.digests || self.absent && inode.is_packed() {
+            return Ok(None);
+        }
+        self.spend(inode).map_err(Fault::Error)?;
+        Ok(Some(Claim { content, digest: record.fsverity }))
+    }
+
+    /// Takes the leaves of a file off the budget.
+    fn spend(&mut self, inode: &Inode) -> Result<(), Error> {
+        let left = self.budget.checked_sub(inode.size.div_ceil(BLOCK_SIZE));
+        self.budget = left.ok_or_else(|| Error::Unsupported {
             part: Part::Data,
             offset: inode.offset,
             feature: "an image whose files add up to more than 4 TiB beyond its size".to_owned(),
         })?;
-        self.budget.set(left);
         Ok(())
     }
+}
 
-    /// Puts the leaves of a part of a file into its digest; the part starts with a block of content.
-    fn hash_content(
-        &self,
-        inode: &Inode,
-        logical: u64,
-        length: u64,
-        digester: &mut Digester,
-    ) -> Result<(), Error> {
-        let mut done = 0;
-        while done < length {
-            // As long as the longest piece, so that each is taken out once.
-            let part = usize::try_from(length.saturating_sub(done).min(PART)).unwrap_or_default();
-            let mut content = vec![0; part.next_multiple_of(BLOCK_LEN)];
-            let at = logical.saturating_add(done);
-            self.fs.read_file(inode, at, content.get_mut(..part).unwrap_or_default())?;
-            let mut leaves = vec![[0; 32]; content.len() / BLOCK_LEN];
-            hash_blocks(&content, &mut leaves);
-            leaves.iter().for_each(|leaf| digester.push(leaf));
-            done = done.saturating_add(PART);
+impl<R: ReadAt + Sync> Iterator for Owners<'_, '_, '_, R> {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            match self.pairs.next() {
+                Some(Pair::Both(inode, record)) => {
+                    if let Some(item) = self.look_at(&inode, record.content.get()).transpose() {
+                        return Some((inode, item));
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    let free = self.owners.iter().position(Option::is_none);
+                    let free = free.and_then(|place| self.first.checked_add(u64::try_from(place).ok()?));
+                    self.unused = self.unused.or(free);
+                    let next = self.first.saturating_add(u64::try_from(CONTENTS_HELD).unwrap_or(u64::MAX));
+                    if !self.begin(next) {
+                        return None;
+                    }
+                }
+            }
         }
-        Ok(())
     }
 }
 
@@ -528,68 +465,6 @@ impl<R: ReadAt> Iterator for Pairs<'_, R> {
             }
             Ok(Some(_)) => Some(Pair::Unfounded),
             Ok(None) => self.inodes.next()?.ok().map(Pair::Unrecorded),
-        }
-    }
-}
-
-/// Findings about inodes, whose paths are looked up in the end.
-#[derive(Default)]
-struct Faults {
-    kept: Vec<(Nid, Fault)>,
-    dropped: u64,
-}
-
-enum Fault {
-    Problem { offset: u64, length: u64, problem: String },
-    Error(Error),
-}
-
-impl Faults {
-    fn add(&mut self, inode: &Inode, problem: String) {
-        let (offset, length) = (inode.offset, inode.inode_len);
-        self.push(inode.nid, Fault::Problem { offset, length, problem });
-    }
-
-    fn add_error(&mut self, inode: &Inode, error: Error, findings: &mut Findings) {
-        if matches!(error, Error::Io { .. }) {
-            findings.mark_incomplete();
-        }
-        self.push(inode.nid, Fault::Error(error));
-    }
-
-    fn push(&mut self, nid: Nid, fault: Fault) {
-        if self.kept.len() < FINDINGS_MAX {
-            self.kept.push((nid, fault));
-        } else {
-            self.dropped = self.dropped.saturating_add(1);
-        }
-    }
-
-    fn report<R: ReadAt>(self, fs: &FileSystem<R>, findings: &mut Findings) {
-        findings.drop(self.dropped);
-        if self.kept.is_empty() {
-            return;
-        }
-        let paths = match fs.paths_of(self.kept.iter().map(|(nid, _)| *nid), FAULT_PATHS_MAX) {
-            Ok(paths) => paths,
-            Err(error) => {
-                findings.add_error(&error, None);
-                BTreeMap::new()
-            }
-        };
-        for (nid, fault) in self.kept {
-            let path = paths.get(&nid);
-            match fault {
-                Fault::Problem { offset, length, problem } => findings.push(Finding {
-                    offset,
-                    length,
-                    region: Region::Structure,
-                    paths: path.cloned().into_iter().collect(),
-                    more_paths: 0,
-                    problem,
-                }),
-                Fault::Error(error) => findings.add_error(&error, path.map(Vec::as_slice)),
-            }
         }
     }
 }

@@ -204,14 +204,25 @@ fn verity_of(place: &Place, report: &mut LiveReport) {
     }
     match VerityTable::of(name) {
         Ok(table) => {
-            if table.is_signed() {
-                report.how.push_str(", whose signature the kernel has accepted,");
+            report.on_corruption = Some(table.on_corruption());
+            let signed = table.is_signed().then_some("whose signature the kernel has accepted,");
+            let at_damage = match table.on_corruption() {
+                "restart" => Some("which restarts the machine at a damaged block,"),
+                "panic" => Some("which makes the kernel panic at a damaged block,"),
+                _ => None,
+            };
+            let clauses: Vec<&str> = signed.into_iter().chain(at_damage).collect();
+            if !clauses.is_empty() {
+                report.how.push_str(&format!(", {}", clauses.join(" ")));
             }
-            let weak = table.options.iter().find(|word| {
-                matches!(word.as_str(), "ignore_corruption" | "check_at_most_once" | "ignore_zero_blocks")
-            });
-            if let Some(word) = weak {
-                let text = format!("dm-verity device {shown} was made with {word}");
+            for (word, effect) in table.weaknesses() {
+                let word = mkimg_format::erofs::escape(word.as_bytes());
+                let text = format!("dm-verity device {shown} was made with {word}: {effect}");
+                report.problem(ProblemKind::VerityOptions, text);
+            }
+            if !table.whole {
+                let text =
+                    format!("dm-verity device {shown} checks only some of its {} blocks", table.data_blocks);
                 report.problem(ProblemKind::VerityOptions, text);
             }
             let own = report.backing.as_ref();

@@ -74,6 +74,9 @@ pub struct LiveReport {
     pub image: PathBuf,
     /// What lies between mount and image, in words.
     pub how: String,
+    /// What the kernel does when a block does not match: `eio`, `restart`, `panic` or `ignore`; `None` without dm-verity,
+    /// or if that may not be asked.
+    pub on_corruption: Option<&'static str>,
     /// Directories above the image when it is below an overlay, topmost first.
     pub above: Vec<PathBuf>,
     /// Those below the image, topmost first.
@@ -95,6 +98,7 @@ impl LiveReport {
         Self {
             image: place.image.image.clone(),
             how: place.how(),
+            on_corruption: None,
             above: place.above.clone(),
             beneath: place.beneath.clone(),
             layers_seen: true,
