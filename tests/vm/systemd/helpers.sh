@@ -28,6 +28,7 @@ nspawn() { # nspawn IMAGE [OPTION...]
     shift
     systemd-nspawn --quiet --image="$image" --read-only --register=no --keep-unit --pipe "$@" /usr/bin/app
 }
+# shellcheck disable=SC2034
 NO_ROOT='exit status 226' # of a service whose file systems could not be set up (EXIT_NAMESPACE)
 service() { # service IMAGE [OPTION...]
     image=$1
