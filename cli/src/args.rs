@@ -13,6 +13,7 @@ use mkimg_mkfs::{Compression, Dedup, Memory};
 use mkimg_verify::tree::{Field, Glob};
 
 use crate::trust::TrustArgs;
+use crate::volume::HashArgs;
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
 #[derive(Debug, Parser)]
@@ -173,6 +174,7 @@ Examples:
   mkimg verify --seal web.seal rootfs --ignore mtime --ignore-path '/var/log/**'
   mkimg verify /mnt                           is this mount, and the file behind it?
   mkimg verify web/rootfs --only security     what has a container changed that gives power?
+  mkimg verify other.erofs --root-hash 5d0f...   an image of mkfs.erofs and `veritysetup format`
 
 Without --root-hash, --key or --cert the root hash in the image itself is taken: that proves that the
 image is consistent, not whose it is. The first line says what was checked.")]
@@ -187,6 +189,8 @@ pub(crate) struct VerifyArgs {
     pub seal: Option<PathBuf>,
     #[command(flatten)]
     pub trust: TrustArgs,
+    #[command(flatten)]
+    pub hashes: HashArgs,
     #[command(flatten)]
     pub compare: CompareArgs,
 }
@@ -339,6 +343,7 @@ Examples:
   mkimg mount web.img /mnt --root-hash 5d0f...
   mkimg mount web.img /mnt --upper up --work work     writable, the image below stays as it is
   mkimg mount web.img /mnt --on-corruption panic      no I/O error at a damaged block, but a panic (with dm-verity)
+  mkimg mount other.erofs /mnt --root-hash 5d0f...    of mkfs.erofs and `veritysetup format`
   mkimg mount web.img /mnt --record web.trace &       and write down what is read, for `build --optimize-for`
 
 The printed line says which guarantee holds. Structure is checked before the kernel parses it. Device
@@ -368,6 +373,10 @@ pub(crate) struct MountArgs {
     pub kernel_signature: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
+    /// Byte at which `veritysetup format` has put its superblock, of an image that mkimg has not written [default: where the
+    /// file system ends].
+    #[arg(long, value_name = "N")]
+    pub hash_offset: Option<u64>,
     /// What carries the image.
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
@@ -455,6 +464,8 @@ pub(crate) struct ExtractArgs {
     pub no_owner: bool,
     #[command(flatten)]
     pub trust: TrustArgs,
+    #[command(flatten)]
+    pub hashes: HashArgs,
     /// Have the kernel check every read of the files (fs-verity); takes ext4, f2fs or btrfs with that feature.
     #[arg(long)]
     pub fs_verity: bool,

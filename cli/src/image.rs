@@ -9,6 +9,7 @@ use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
 use mkimg_format::seal::Seal;
+use mkimg_format::volume::is_of_others;
 
 use crate::output::show;
 
@@ -35,6 +36,25 @@ fn open_with(path: &Path, options: &mut OpenOptions) -> Result<File> {
     Ok(file)
 }
 
+/// Opens an image of any writer, for what needs its file system alone.
+pub(crate) fn open_any(path: &Path) -> Result<Sealed<File>> {
+    let name = || show(path);
+    let sealed = Sealed::open(open_file(path)?).with_context(name)?;
+    if is_of_others(&sealed).unwrap_or(false) {
+        return Ok(sealed);
+    }
+    Header::read(&sealed).with_context(name)?;
+    Ok(sealed)
+}
+
+/// The header of an image, for what needs its records.
+pub(crate) fn header(path: &Path, image: &Sealed<File>) -> Result<Header> {
+    if is_of_others(image).unwrap_or(false) {
+        bail!("{}: has no seal, as mkimg has not written it", show(path));
+    }
+    Header::read(image).with_context(|| show(path))
+}
+
 /// An image, or a detached seal, and the file system in it.
 pub(crate) struct Image {
     pub sealed: Sealed<File>,
@@ -44,9 +64,8 @@ pub(crate) struct Image {
 impl Image {
     /// Opens an image.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let name = || show(path);
-        let sealed = Sealed::open(open_file(path)?).with_context(name)?;
-        let header = Header::read(&sealed).with_context(name)?;
+        let sealed = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        let header = header(path, &sealed)?;
         Ok(Self { sealed, header })
     }
 

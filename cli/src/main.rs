@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod style;
 mod trust;
+mod volume;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,8 @@
 //! | seal cut out of an image | [`detached`] |
 //! | image in the partitions of a disk | [`gpt`], [`ddi`], [`verity_signature`] |
 //!
+//! A [`volume`] is what others make: an EROFS image with a dm-verity tree that `veritysetup` has written.
+//!
 //! A [`trace`] is no part of an image: it says in which order a workload reads files.
 //!
 //! Everything that parses treats its input as hostile: sizes are checked before they are used, memory is bounded
@@ -36,11 +38,14 @@ pub mod merkle;
 mod proven;
 mod read_at;
 pub mod records;
+pub mod salt;
 pub mod seal;
+pub mod sound;
 pub mod trace;
 pub mod trailer;
 pub mod verity;
 pub mod verity_signature;
+pub mod volume;
 
 pub use error::{Error, Part, Problem, Result};
 pub use proven::Proven;

@@ -1,11 +1,12 @@
 //! The hash tree that dm-verity and fs-verity share: SHA-256, no salt, 4096-byte blocks of 128 digests.
 //!
 //! Without a salt both trees are the same function of the data (`SPEC.md`, "Hash once"), so one builder serves
-//! the tree of an image and the trees of its files. Facts: Linux `Documentation/admin-guide/device-mapper/verity.rst`
+//! the tree of an image and the trees of its files. One with a [`Salt`] is of another writer. Facts: Linux `Documentation/admin-guide/device-mapper/verity.rst`
 //! and `Documentation/filesystems/fsverity.rst`.
 
 use sha2::{Digest as _, Sha256 as Hasher};
 
+use crate::salt::Salt;
 use crate::{BLOCK_LEN, Sha256};
 
 /// Digests in one hash block.
@@ -83,9 +84,9 @@ impl Level {
     }
 
     /// Hands the block out and returns its digest.
-    fn flush(&mut self, level: usize, sink: &mut impl Sink) -> Sha256 {
+    fn flush(&mut self, level: usize, salt: &Salt, sink: &mut impl Sink) -> Sha256 {
         sink.block(level, self.finished, &self.block);
-        let digest = hash_block(&self.block[..]);
+        let digest = salt.hash_block(&self.block[..]);
         self.block.fill(0);
         self.used = 0;
         self.finished = self.finished.saturating_add(1);
@@ -97,6 +98,7 @@ impl Level {
 #[derive(Default)]
 pub struct Builder {
     levels: Vec<Level>,
+    salt: Salt,
 }
 
 impl Builder {
@@ -104,6 +106,12 @@ impl Builder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty tree of blocks that are hashed behind a salt, as their digests have to be.
+    #[must_use]
+    pub const fn salted(salt: Salt) -> Self {
+        Self { levels: Vec::new(), salt }
     }
 
     /// Appends the digest of the next data block.
@@ -119,7 +127,7 @@ impl Builder {
             if level.used < SLOTS {
                 return;
             }
-            digest = level.flush(index, sink);
+            digest = level.flush(index, &self.salt, sink);
             index = index.saturating_add(1);
         }
     }
@@ -146,7 +154,7 @@ impl Builder {
                 return root;
             }
             if level.used > 0 {
-                let digest = level.flush(index, sink);
+                let digest = level.flush(index, &self.salt, sink);
                 if top {
                     self.levels.push(Level::new());
                 }

@@ -3,8 +3,10 @@
 use std::io;
 
 use crate::header::Header;
-use crate::merkle::{FANOUT, hash_block};
+use crate::merkle::FANOUT;
+use crate::salt::Salt;
 use crate::verity::{Level, levels};
+use crate::volume::Volume;
 use crate::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Result, Sha256, hex};
 
 /// The protected area of an image, each block of which is led up to a root hash when it is read.
@@ -18,6 +20,7 @@ pub struct Proven<R> {
     root_hash: Sha256,
     data_blocks: u64,
     levels: Vec<Level>,
+    salt: Salt,
 }
 
 impl<R: ReadAt> Proven<R> {
@@ -28,9 +31,17 @@ impl<R: ReadAt> Proven<R> {
     pub fn open(io: R, root_hash: Sha256) -> Result<(Self, Header)> {
         let claimed = Header::read(&io)?;
         let levels = levels(claimed.data_blocks, claimed.tree_offset());
-        let proven = Self { io, root_hash, data_blocks: claimed.data_blocks, levels };
+        let proven = Self { io, root_hash, data_blocks: claimed.data_blocks, levels, salt: Salt::NONE };
         let header = Header::read(&proven)?;
         Ok((proven, header))
+    }
+
+    /// The data of an image of another writer, which must be that of `root_hash`.
+    ///
+    /// Its shape is proven by nothing but what is read: whoever parses the file system has its superblock from here.
+    pub fn of_volume(io: R, volume: &Volume, root_hash: Sha256) -> Self {
+        let (levels, salt) = (volume.levels(), volume.parameters.salt.clone());
+        Self { io, root_hash, data_blocks: volume.data_blocks, levels, salt }
     }
 
     /// One block of the protected area.
@@ -47,7 +58,7 @@ impl<R: ReadAt> Proven<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "outside of the protected area"));
         }
         let found = read(index.saturating_mul(BLOCK_SIZE))?;
-        let (mut digest, mut place) = (hash_block(&found), index);
+        let (mut digest, mut place) = (self.salt.hash_block(&found), index);
         for level in &self.levels {
             let hashes = read(level.block_offset(place / FANOUT))?;
             let (slots, _) = hashes.as_chunks::<32>();
@@ -55,7 +66,7 @@ impl<R: ReadAt> Proven<R> {
             if slots.get(slot) != Some(&digest) {
                 return Err(wrong());
             }
-            digest = hash_block(&hashes);
+            digest = self.salt.hash_block(&hashes);
             place /= FANOUT;
         }
         if digest == self.root_hash { Ok(found) } else { Err(wrong()) }
@@ -87,7 +98,7 @@ impl<R: ReadAt> ReadAt for Proven<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::merkle::Builder;
+    use crate::merkle::{Builder, hash_block};
 
     /// An image of which only the header and the tree are right, and its root.
     fn image(data_blocks: u64) -> (Vec<u8>, Sha256) {

@@ -7,10 +7,14 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::merkle::level_blocks;
+use crate::salt::{SALT_MAX, Salt};
 use crate::{BLOCK_LEN, BLOCK_SIZE, Error, Part, Problem, Result, Sha256};
 
 /// Length of the superblock in bytes; it is followed by zeros up to the next block.
 pub const SUPERBLOCK_LEN: usize = 512;
+
+/// First bytes of the superblock.
+pub(crate) const SIGNATURE: [u8; 8] = *b"verity\0\0";
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -35,7 +39,94 @@ struct RawSuperblock {
 
 const _: () = assert!(size_of::<RawSuperblock>() == SUPERBLOCK_LEN);
 
-/// The parameters that `veritysetup` reads from a superblock.
+/// What the superblock of any writer says, as far as mkimg can check its tree.
+///
+/// [`Superblock`] is the form of mkimg's own, which has no salt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// Identity label of the hash device; carries no trust.
+    pub uuid: [u8; 16],
+    /// Blocks under the tree.
+    pub data_blocks: u64,
+    /// What every block is hashed behind.
+    pub salt: Salt,
+}
+
+impl Parameters {
+    /// The only form of a superblock with these parameters in which no byte is without a meaning.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; SUPERBLOCK_LEN] {
+        let mut algorithm = [0; 32];
+        algorithm[..6].copy_from_slice(b"sha256");
+        let mut salt = [0; SALT_MAX];
+        let own = self.salt.bytes();
+        salt.iter_mut().zip(own).for_each(|(to, from)| *to = *from);
+        let raw = RawSuperblock {
+            signature: SIGNATURE,
+            version: 1.into(),
+            hash_type: 1.into(),
+            uuid: self.uuid,
+            algorithm,
+            data_block_size: 4096.into(),
+            hash_block_size: 4096.into(),
+            data_blocks: self.data_blocks.into(),
+            // At most 256.
+            salt_size: u16::try_from(own.len()).unwrap_or_default().into(),
+            pad1: [0; 6],
+            salt,
+            pad2: [0; 168],
+        };
+        let mut bytes = [0; SUPERBLOCK_LEN];
+        bytes.copy_from_slice(raw.as_bytes());
+        bytes
+    }
+
+    /// Reads a superblock that stands at byte `offset`.
+    ///
+    /// As `veritysetup` does it: padding, unused salt and what follows the first NUL of the algorithm are not looked
+    /// at. [`Self::stray`] does that. Whether there are so many data blocks, the superblock cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is none, [`Error::Unsupported`] if its tree is not one of SHA-256 over 4096-byte blocks.
+    pub fn from_bytes(bytes: &[u8; SUPERBLOCK_LEN], offset: u64) -> Result<Self> {
+        let part = Part::VeritySuperblock;
+        let at = |field: u64| offset.saturating_add(field);
+        let raw = RawSuperblock::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt(part, offset, Problem::Magic))?;
+        if raw.signature != SIGNATURE {
+            return Err(Error::corrupt(part, offset, Problem::Magic));
+        }
+        let name = raw.algorithm.split(|byte| *byte == 0).next().unwrap_or_default();
+        let algorithm = crate::erofs::escape(name);
+        let (data, hash) = (raw.data_block_size.get(), raw.hash_block_size.get());
+        for (field, known, feature) in [
+            (8, raw.version.get() == 1, format!("version {}", raw.version.get())),
+            (12, raw.hash_type.get() == 1, format!("hash type {}", raw.hash_type.get())),
+            (32, name == b"sha256", format!("hash algorithm {algorithm}")),
+            (64, data == 4096, format!("a data block size of {data} bytes")),
+            (68, hash == 4096, format!("a hash block size of {hash} bytes")),
+        ] {
+            if !known {
+                return Err(Error::Unsupported { part, offset: at(field), feature });
+            }
+        }
+        let salt = raw.salt.get(..raw.salt_size.get().into()).and_then(Salt::new).ok_or_else(|| {
+            Error::field(part, at(80), "salt_size", raw.salt_size.get().into(), "at most 256")
+        })?;
+        Ok(Self { uuid: raw.uuid, data_blocks: raw.data_blocks.get(), salt })
+    }
+
+    /// The first byte of a superblock that says nothing and is not zero: its place, and the field that it is in.
+    #[must_use]
+    pub fn stray(&self, bytes: &[u8; SUPERBLOCK_LEN]) -> Option<(u64, &'static str)> {
+        let canonical = self.to_bytes();
+        let at = bytes.iter().zip(&canonical).position(|(found, rule)| found != rule)?;
+        let at = u64::try_from(at).ok()?;
+        Some((at, field_at(at)))
+    }
+}
+
+/// The parameters that `veritysetup` reads from a superblock of mkimg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
     /// Identity label of the hash device; carries no trust.
@@ -56,24 +147,10 @@ impl Superblock {
     /// The superblock with the zeros behind it.
     #[must_use]
     pub fn to_block(&self) -> Box<[u8; BLOCK_LEN]> {
-        let mut algorithm = [0; 32];
-        algorithm[..6].copy_from_slice(b"sha256");
-        let raw = RawSuperblock {
-            signature: *b"verity\0\0",
-            version: 1.into(),
-            hash_type: 1.into(),
-            uuid: self.uuid,
-            algorithm,
-            data_block_size: 4096.into(),
-            hash_block_size: 4096.into(),
-            data_blocks: self.data_blocks.into(),
-            salt_size: 0.into(),
-            pad1: [0; 6],
-            salt: [0; 256],
-            pad2: [0; 168],
-        };
+        let Self { uuid, data_blocks } = *self;
         let mut block = Box::new([0; BLOCK_LEN]);
-        block[..SUPERBLOCK_LEN].copy_from_slice(raw.as_bytes());
+        block[..SUPERBLOCK_LEN]
+            .copy_from_slice(&Parameters { uuid, data_blocks, salt: Salt::NONE }.to_bytes());
         block
     }
 
@@ -88,7 +165,7 @@ impl Superblock {
         let part = Part::VeritySuperblock;
         let raw = RawSuperblock::read_from_bytes(&block[..SUPERBLOCK_LEN])
             .map_err(|_| Error::corrupt(part, offset, Problem::Magic))?;
-        if raw.signature != *b"verity\0\0" {
+        if raw.signature != SIGNATURE {
             return Err(Error::corrupt(part, offset, Problem::Magic));
         }
         let superblock = Self { uuid: raw.uuid, data_blocks: raw.data_blocks.get() };

@@ -5,9 +5,10 @@ use std::num::NonZeroUsize;
 
 use libfuzzer_sys::fuzz_target;
 use mkimg_format::header::Header;
+use mkimg_format::volume::{Joined, Place, Volume};
 use mkimg_format::{Sha256, detached};
 use mkimg_fuzz::{assert_one_line, flags, image, patch, tree};
-use mkimg_verify::{FINDINGS_MAX, Options, PATHS_MAX, Report, verify_image};
+use mkimg_verify::{FINDINGS_MAX, Options, PATHS_MAX, Report, verify_image, verify_volume};
 
 /// The flags: what the input is in the lowest bits.
 const ANCHOR: u8 = 0x80;
@@ -24,6 +25,9 @@ fuzz_target!(|input: &[u8]| {
         0 => {
             let report = audit(input, root, flags);
             assert!(report.is_none_or(|report| !report.is_clean() || root.is_none()));
+            of_others(input, None, root);
+            let (data, hashes) = input.split_at((input.len() / 2).next_multiple_of(4096).min(input.len()));
+            of_others(data, Some(hashes), root);
         }
         // Any bytes, with good checksums and a good tree.
         1 => {
@@ -89,6 +93,19 @@ fn resealed(bytes: &[u8], flags: u8) -> bool {
         assert!(findings.is_empty(), "a clean image that the linter refuses: {findings:?}");
     }
     true
+}
+
+/// The same as an image that mkimg has not written, with its tree in it or in a file of its own.
+fn of_others(image: &[u8], hashes: Option<&[u8]>, root_hash: Option<Sha256>) {
+    let joined = Joined::new(image, hashes);
+    let volume = match Volume::open(&joined, Place::Usual) {
+        Ok(volume) => volume,
+        Err(error) => return assert_one_line(&error),
+    };
+    let options = Options { root_hash, threads: NonZeroUsize::MIN, progress: None };
+    let report = verify_volume(&joined, &volume, &options).expect("bytes in memory");
+    assert!(report.complete && report.findings.is_sorted());
+    assert!(!report.is_clean() || report.root_hash == root_hash.unwrap_or(report.root_hash));
 }
 
 fn audit(bytes: &[u8], root_hash: Option<Sha256>, flags: u8) -> Option<Report> {

@@ -24,16 +24,18 @@ const MAJORITY: i32 = 0xe8;
 
 type Vectors<const N: usize> = [__m512i; N];
 
-/// Hashes blocks, which have one length.
+/// Hashes blocks, which have one length, behind a salt.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) fn hash(blocks: [&[u8]; LANES]) -> [Digest; LANES] {
-    let messages = blocks.map(Message::new);
+pub(crate) fn hash(salt: &[u8], blocks: [&[u8]; LANES]) -> [Digest; LANES] {
+    let messages = blocks.map(|block| Message::new(salt, block));
+    let runs = messages.each_ref().map(Message::runs);
     let mut state = [_mm512_setzero_si512(); 8];
     for (vector, word) in state.iter_mut().zip(INITIAL) {
         *vector = _mm512_set1_epi32(word.cast_signed());
     }
-    compress(&mut state, messages.each_ref().map(|message| message.whole));
-    compress(&mut state, messages.each_ref().map(Message::end));
+    for run in 0..runs[0].len() {
+        compress(&mut state, runs.map(|runs| runs[run]));
+    }
     let mut digests = [[0; 32]; LANES];
     for (index, vector) in state.into_iter().enumerate() {
         let mut words = [0; LANES];

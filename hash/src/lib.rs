@@ -3,12 +3,13 @@
 //! One SHA-256 is a chain: no step of 64 bytes can begin before the one in front of it is done, so a processor that
 //! hashes one block waits most of the time. Blocks of a hash tree do not depend on each other and have one length.
 //! Their chains run side by side here, in the lanes of vector registers or interleaved in one stream of instructions.
-//! The digests are plain SHA-256, the same from every [`Implementation`].
+//! The digests are plain SHA-256, the same from every [`Implementation`]. A salt that stands before each block, as dm-verity
+//! has it, makes no chains depend on each other.
 //!
 //! | module | what |
 //! |---|---|
 //! | `run` | blocks and the places of their digests, taken group by group |
-//! | `message` | padding |
+//! | `message` | salt and padding |
 //! | `avx512` | sixteen blocks in sixteen lanes |
 //! | `sha_ni` | blocks interleaved on the SHA extensions |
 //! | `x86` | what the processor can do; the unsafe code, and why it is sound |
@@ -41,7 +42,15 @@ pub type Digest = [u8; 32];
 /// # Panics
 /// When `blocks` is not as long as the blocks of all `digests`.
 pub fn hash_blocks(blocks: &[u8], block_len: usize, digests: &mut [Digest]) {
-    Implementation::fastest().hash_blocks(blocks, block_len, digests);
+    hash_salted_blocks(&[], blocks, block_len, digests);
+}
+
+/// Hashes consecutive blocks as [`hash_blocks`] does, each with `salt` before it.
+///
+/// # Panics
+/// When `blocks` is not as long as the blocks of all `digests`.
+pub fn hash_salted_blocks(salt: &[u8], blocks: &[u8], block_len: usize, digests: &mut [Digest]) {
+    Implementation::fastest().hash_salted_blocks(salt, blocks, block_len, digests);
 }
 
 /// A way to compute digests that this processor can go.
@@ -69,23 +78,23 @@ impl Implementation {
         [("avx512", avx512.map(Self)), ("sha-ni", sha_ni.map(Self)), ("portable", Some(Self(Kind::Portable)))]
     }
 
-    /// What [`hash_blocks`] uses.
+    /// What [`hash_salted_blocks`] uses.
     #[must_use]
     pub fn fastest() -> Self {
         Self::all().into_iter().find_map(|(_, here)| here).unwrap_or(Self(Kind::Portable))
     }
 
-    /// As [`hash_blocks`] does it.
+    /// As [`hash_salted_blocks`] does it.
     ///
     /// # Panics
     /// When `blocks` is not as long as the blocks of all `digests`.
-    pub fn hash_blocks(self, blocks: &[u8], block_len: usize, digests: &mut [Digest]) {
+    pub fn hash_salted_blocks(self, salt: &[u8], blocks: &[u8], block_len: usize, digests: &mut [Digest]) {
         let mut run = Run::new(blocks, block_len, digests);
         #[cfg(target_arch = "x86_64")]
         {
             // What does not fill the sixteen lanes is left to the next.
             if let Kind::Avx512(avx512) = self.0 {
-                run.groups(|blocks| avx512.hash(blocks));
+                run.groups(|blocks| avx512.hash(salt, blocks));
             }
             let sha_ni = match self.0 {
                 Kind::Avx512(_) => x86::ShaNi::detect(),
@@ -93,10 +102,10 @@ impl Implementation {
                 Kind::Portable => None,
             };
             if let Some(sha_ni) = sha_ni {
-                run.groups(|blocks: [_; sha_ni::LANES]| sha_ni.hash(blocks));
-                run.groups(|block: [_; 1]| sha_ni.hash(block));
+                run.groups(|blocks: [_; sha_ni::LANES]| sha_ni.hash(salt, blocks));
+                run.groups(|block: [_; 1]| sha_ni.hash(salt, block));
             }
         }
-        run.groups(|[block]| [Sha256::digest(block).into()]);
+        run.groups(|[block]| [Sha256::new().chain_update(salt).chain_update(block).finalize().into()]);
     }
 }

@@ -23,15 +23,17 @@ struct State {
     cdgh: __m128i,
 }
 
-/// Hashes blocks, which have one length.
+/// Hashes blocks, which have one length, behind a salt.
 #[target_feature(enable = "sha,ssse3")]
-pub(crate) fn hash<const N: usize>(blocks: [&[u8]; N]) -> [Digest; N] {
-    let messages = blocks.map(Message::new);
+pub(crate) fn hash<const N: usize>(salt: &[u8], blocks: [&[u8]; N]) -> [Digest; N] {
+    let messages = blocks.map(|block| Message::new(salt, block));
+    let runs = messages.each_ref().map(Message::runs);
     let [a, b, c, d, e, f, g, h] = INITIAL.map(u32::cast_signed);
     let first = State { abef: _mm_set_epi32(a, b, e, f), cdgh: _mm_set_epi32(c, d, g, h) };
     let mut states = [first; N];
-    compress(&mut states, messages.each_ref().map(|message| message.whole));
-    compress(&mut states, messages.each_ref().map(Message::end));
+    for run in 0..runs[0].len() {
+        compress(&mut states, runs.map(|runs| runs[run]));
+    }
     let mut digests = [[0; 32]; N];
     for (digest, State { abef, cdgh }) in digests.iter_mut().zip(states) {
         let (mut feba, mut hgdc) = ([0; 4], [0; 4]);

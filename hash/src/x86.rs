@@ -28,10 +28,10 @@ impl Avx512 {
         here.then_some(Self(()))
     }
 
-    /// Hashes blocks, which have one length.
-    pub(crate) fn hash(self, blocks: [&[u8]; avx512::LANES]) -> [Digest; avx512::LANES] {
+    /// Hashes blocks, which have one length, behind a salt.
+    pub(crate) fn hash(self, salt: &[u8], blocks: [&[u8]; avx512::LANES]) -> [Digest; avx512::LANES] {
         // SAFETY: `self` is proof of AVX512F and AVX512BW.
-        unsafe { avx512::hash(blocks) }
+        unsafe { avx512::hash(salt, blocks) }
     }
 }
 
@@ -45,10 +45,10 @@ impl ShaNi {
         here.then_some(Self(()))
     }
 
-    /// Hashes blocks, which have one length.
-    pub(crate) fn hash<const N: usize>(self, blocks: [&[u8]; N]) -> [Digest; N] {
+    /// Hashes blocks, which have one length, behind a salt.
+    pub(crate) fn hash<const N: usize>(self, salt: &[u8], blocks: [&[u8]; N]) -> [Digest; N] {
         // SAFETY: `self` is proof of SHA and SSSE3.
-        unsafe { sha_ni::hash(blocks) }
+        unsafe { sha_ni::hash(salt, blocks) }
     }
 }
 

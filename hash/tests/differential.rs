@@ -46,7 +46,7 @@ fn noise(length: usize) -> Vec<u8> {
 /// Digests by an implementation; what stood in their place before must not matter.
 fn hashed(implementation: Implementation, blocks: &[u8], block_len: usize, count: usize) -> Vec<Digest> {
     let mut digests = vec![[0xee; 32]; count];
-    implementation.hash_blocks(blocks, block_len, &mut digests);
+    implementation.hash_salted_blocks(&[], blocks, block_len, &mut digests);
     digests
 }
 
@@ -68,6 +68,26 @@ fn every_count_and_length() {
                     expected(blocks, length, count),
                     "{name}: {count} blocks of {length} bytes"
                 );
+            }
+        }
+    });
+}
+
+/// The salts that dm-verity has, and lengths at which salt and block meet inside a step, or do not fill one.
+#[test]
+fn every_salt() {
+    let bytes = noise(21 * 4096);
+    let salt = noise(256);
+    for_each_implementation(|name, implementation| {
+        for salt in (0..=256).map(|length| &salt[..length]) {
+            for length in [0, 1, 7, 8, 31, 55, 56, 63, 64, 65, 4096] {
+                let blocks = &bytes[..21 * length];
+                let mut found = vec![[0xee; 32]; 21];
+                implementation.hash_salted_blocks(salt, blocks, length, &mut found);
+                let wanted: Vec<Digest> = (0..21)
+                    .map(|index| Sha256::digest([salt, &blocks[index * length..][..length]].concat()).into())
+                    .collect();
+                assert_eq!(found, wanted, "{name}: salt of {} bytes, blocks of {length}", salt.len());
             }
         }
     });

@@ -9,14 +9,19 @@ use mkimg_format::erofs::escape;
 use mkimg_format::fec::Layout;
 use mkimg_format::header::Header;
 use mkimg_format::lint::{self, lint};
+use mkimg_format::salt::Salt;
 use mkimg_format::trailer::Trailer;
+use mkimg_format::volume::{Place, is_of_others};
 use mkimg_format::{Sha256, hex};
 use mkimg_sign::{Anchor, Trust};
-use mkimg_verify::{Options, verify_image};
+use mkimg_verify::{Options, Report, verify_image};
 
+use crate::check_volume::check_volume;
 use crate::policy::{CheckedImage, VerityPolicy};
 
 /// Asks who vouches for an open image, and then does what [`check_image`] does against the root hash that comes of it.
+///
+/// An image of another writer, with its tree behind the file system, is checked by [`check_volume`].
 ///
 /// With `kernel_signature` the kernel is going to be given the PKCS#7 signature of the image, or else of a file.
 ///
@@ -31,6 +36,9 @@ pub fn check_trusted(
     progress: Option<&(dyn Fn(u64, u64) + Sync)>,
 ) -> Result<(CheckedImage, Option<Anchor>), String> {
     refuse_disk(image)?;
+    if is_of_others(image).map_err(|error| error.to_string())? {
+        return check_volume(image, Place::Usual, policy, trust, kernel_signature, threads, progress);
+    }
     let anchor = trust.anchor(image, SystemTime::now()).map_err(|refusal| refusal.to_string())?;
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
     let mut checked = check_image(image, policy, root_hash, threads, progress)?;
@@ -73,15 +81,7 @@ pub fn check_image(
     if policy == VerityPolicy::Once {
         let report = verify_image(image, &Options { root_hash, threads, progress })
             .map_err(|error| error.to_string())?;
-        if !report.is_clean() {
-            let first = report.findings.first().map_or_else(String::new, |finding| {
-                let place =
-                    finding.paths.first().map_or_else(String::new, |path| format!(" ({})", escape(path)));
-                format!(": {} at byte {}{place}: {}", finding.region, finding.offset, finding.problem)
-            });
-            let (count, s) = (report.findings.len(), if report.findings.len() == 1 { "" } else { "s" });
-            return Err(format!("the audit has {count} finding{s}{first}; see mkimg verify"));
-        }
+        clean(&report)?;
         // An audit that is clean has read these already; they are small.
     }
     let header = Header::read(image).map_err(fail)?;
@@ -104,9 +104,23 @@ pub fn check_image(
     }
     Ok(CheckedImage {
         root_hash: trailer.root_hash,
+        salt: Salt::NONE,
         data_blocks: header.data_blocks,
         hash_offset: header.hash_offset(),
         signature: None,
         fec: Layout::of(&header),
     })
+}
+
+/// What the first finding of an audit is, if there is any.
+pub(crate) fn clean(report: &Report) -> Result<(), String> {
+    if report.is_clean() {
+        return Ok(());
+    }
+    let first = report.findings.first().map_or_else(String::new, |finding| {
+        let place = finding.paths.first().map_or_else(String::new, |path| format!(" ({})", escape(path)));
+        format!(": {} at byte {}{place}: {}", finding.region, finding.offset, finding.problem)
+    });
+    let (count, s) = (report.findings.len(), if report.findings.len() == 1 { "" } else { "s" });
+    Err(format!("the audit has {count} finding{s}{first}; see mkimg verify"))
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod check_volume;
 pub mod doctor;
 mod error;
 pub mod mount;
@@ -22,6 +23,7 @@ mod tiny_image;
 pub mod umount;
 
 pub use check::{check_image, check_trusted};
+pub use check_volume::check_volume;
 pub use error::{Error, Result};
 pub use mount::{Identity, MountAttrs, Source, mount_erofs};
 pub use policy::{CheckedImage, MountRequest, Mounted, VerityPolicy, Via, mount};

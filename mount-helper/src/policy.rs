@@ -14,6 +14,7 @@ use crate::error::{Error, Result, errno_of};
 use crate::mount::{Identity, MAX_STRING, MountAttrs, Pin, Source, Step, Target, detached_with};
 use crate::overlay::{Layers, detached_overlay};
 use mkimg_format::fec::Layout;
+use mkimg_format::salt::Salt;
 use mkimg_kernel::dm::{self, DevNumber, Fec, OnCorruption, VerityDevice, VerityTarget};
 use mkimg_kernel::image_file::open_image;
 use mkimg_kernel::loop_device::{LoopDevice, LoopOptions};
@@ -87,11 +88,13 @@ pub struct MountRequest<'a> {
 /// What the caller's check found out about the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedImage {
-    /// Root of the hash tree (SHA-256, no salt).
+    /// Root of the hash tree (SHA-256).
     pub root_hash: [u8; 32],
+    /// What its blocks are hashed behind; images of mkimg have no salt.
+    pub salt: Salt,
     /// Number of 4096-byte blocks that the tree covers.
     pub data_blocks: u64,
-    /// Where the verity superblock is, in bytes; the tree begins one block later.
+    /// The block of the verity superblock, in bytes; the tree begins one block later.
     pub hash_offset: u64,
     /// PKCS#7 signature of the root hash that the kernel is to accept by its own keyrings, with dm-verity.
     pub signature: Option<Vec<u8>>,
@@ -358,7 +361,7 @@ fn verity_mount(
         hash_start_block: hash_start_block.saturating_add(1),
         algorithm: "sha256".to_owned(),
         root_hash: checked.root_hash.to_vec(),
-        salt: Vec::new(),
+        salt: checked.salt.bytes().to_vec(),
         on_corruption,
         signature: checked.signature.clone(),
         fec: checked.fec.map(|layout| Fec {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use mkimg_format::records::Kind;
+use mkimg_format::records::{Kind, Records};
 use mkimg_format::trailer::Trailer;
 use mkimg_format::{ReadAt, Sha256, hex};
 
@@ -70,6 +70,9 @@ pub enum Refusal {
         /// As asked for.
         least: u64,
     },
+    /// Something is asked for that only images of mkimg have.
+    #[error("has no seal, as mkimg has not written it, and so no {0}")]
+    NoSeal(&'static str),
     /// An older release than was seen before, or nothing to compare with.
     #[error(transparent)]
     Seen(#[from] EpochError),
@@ -241,6 +244,12 @@ impl Trust {
         !self.wants_signature() && !self.wants_epoch()
     }
 
+    /// Whether nobody is trusted, so that nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.is_root_hash_only() && self.root_hash.is_none()
+    }
+
     fn wants_epoch(&self) -> bool {
         self.min_epoch.is_some() || self.epoch_state.is_some()
     }
@@ -275,7 +284,8 @@ impl Trust {
                     return Err(Refusal::OtherImage { found, wanted });
                 }
                 let subject = Subject::read(image, found)?;
-                (self.vouching(&trailer, &subject, now)?, subject)
+                let signatures = self.signatures(&trailer);
+                (self.vouching(&signatures, Some(&subject.message()), found, now)?, subject)
             }
         };
         let (root_hash, statement) = (subject.root_hash, subject.statement);
@@ -289,10 +299,35 @@ impl Trust {
         Ok(Some(Anchor { root_hash, by, release, epoch_state: self.epoch_state.clone() }))
     }
 
+    /// As [`Self::anchor`] for an image of another writer, whose tree leads to root hash `claimed`: of such a one nothing
+    /// can be signed but that, by PKCS#7, and the signature is in a file.
+    ///
+    /// # Errors
+    /// Why the image is not trusted.
+    pub fn anchor_root(&self, claimed: Sha256, now: SystemTime) -> Result<Option<Anchor>, Refusal> {
+        if self.is_root_hash_only() {
+            return Ok(self.anchor_by_root_hash());
+        }
+        if self.wants_epoch() {
+            return Err(Refusal::NoSeal("epoch"));
+        }
+        if !self.keys.is_empty() {
+            return Err(Refusal::NoSeal(
+                "signature of a key: --cert with --signature checks one of its root hash",
+            ));
+        }
+        if let Some(wanted) = self.root_hash.filter(|wanted| *wanted != claimed) {
+            return Err(Refusal::OtherImage { found: claimed, wanted });
+        }
+        let signatures = Signatures::of_records(&Records::default(), &self.sidecars);
+        let by = self.vouching(&signatures, None, claimed, now)?;
+        Ok(Some(Anchor { root_hash: claimed, by, release: None, epoch_state: None }))
+    }
+
     /// The signatures in a trailer and in the files that were given.
     #[must_use]
     pub fn signatures(&self, trailer: &Trailer) -> Signatures {
-        Signatures::new(trailer, &self.sidecars)
+        Signatures::of_records(&trailer.records, &self.sidecars)
     }
 
     /// The first PKCS#7 signature in the files that were given.
@@ -305,19 +340,24 @@ impl Trust {
         self.sidecars.iter().find_map(read)
     }
 
-    /// The first signature that holds: own ones say more, so they come first.
-    fn vouching(&self, trailer: &Trailer, subject: &Subject, now: SystemTime) -> Result<Vouching, Refusal> {
+    /// The first signature that holds: own ones, over `message`, say more, so they come first.
+    fn vouching(
+        &self,
+        found: &Signatures,
+        message: Option<&[u8]>,
+        root_hash: Sha256,
+        now: SystemTime,
+    ) -> Result<Vouching, Refusal> {
         if self.keys.is_empty() && self.certificates.is_empty() {
             return Err(Refusal::NobodyTrusted);
         }
-        let found = self.signatures(trailer);
         if found.is_empty() {
             return Err(Refusal::Unsigned);
         }
-        let message = subject.message();
+        let holds = |key: &PublicKey| found.holds(key, message?);
         let (mut problems, mut silent) = (found.problems.clone(), Vec::new());
         for key in &self.keys {
-            match found.holds(key, &message) {
+            match holds(key) {
                 Some(true) => return Ok(Vouching::Key { kind: key.kind(), id: key.id() }),
                 Some(false) => problems.push(Problem::Wrong(key.id())),
                 None => silent.push(Problem::NoneOfKey(key.id())),
@@ -331,18 +371,18 @@ impl Trust {
             }
         }
         let name = |certificate: &Certificate| (certificate.subject().to_owned(), certificate.key().id());
-        let whole = |certificate: &&Certificate| found.holds(certificate.key(), &message) == Some(true);
+        let whole = |certificate: &&Certificate| holds(certificate.key()) == Some(true);
         if let Some(certificate) = timely.iter().copied().find(whole) {
             let (subject, id) = name(certificate);
             return Ok(Vouching::Certificate { subject, id });
         }
         for certificate in timely {
             let before = problems.len();
-            if found.holds(certificate.key(), &message).is_some() {
+            if holds(certificate.key()).is_some() {
                 problems.push(Problem::Wrong(certificate.key().id()));
             }
             for pkcs7 in found.pkcs7.iter().filter(|pkcs7| pkcs7.is_by(certificate)) {
-                let Some(problem) = judge(pkcs7, certificate, subject) else {
+                let Some(problem) = judge(pkcs7, certificate, &root_hash) else {
                     let (subject, id) = name(certificate);
                     return Ok(Vouching::Pkcs7 { subject, id });
                 };
@@ -362,8 +402,8 @@ impl Trust {
 
 /// Why a PKCS#7 signature of the holder of `certificate` is not one over the root hash; `None` if it is.
 #[must_use]
-pub fn judge(pkcs7: &Pkcs7, certificate: &Certificate, subject: &Subject) -> Option<Problem> {
-    let text = subject.root_text();
+pub fn judge(pkcs7: &Pkcs7, certificate: &Certificate, root_hash: &Sha256) -> Option<Problem> {
+    let text = hex(root_hash);
     if pkcs7.verify(certificate, text.as_bytes()) {
         return None;
     }
@@ -372,7 +412,7 @@ pub fn judge(pkcs7: &Pkcs7, certificate: &Certificate, subject: &Subject) -> Opt
     let forms = [
         (text.to_uppercase().into_bytes(), "the root hash in upper case"),
         (format!("{text}\n").into_bytes(), "the root hash with a line end behind it"),
-        (subject.root_hash.to_vec(), "the 32 bytes of the root hash"),
+        (root_hash.to_vec(), "the 32 bytes of the root hash"),
     ];
     let form = forms.into_iter().find(|(form, _)| pkcs7.verify(certificate, form));
     Some(match form {
@@ -398,12 +438,12 @@ impl Signatures {
     /// Reads the records of a trailer.
     #[must_use]
     pub fn of(trailer: &Trailer) -> Self {
-        Self::new(trailer, &[])
+        Self::of_records(&trailer.records, &[])
     }
 
-    fn new(trailer: &Trailer, sidecars: &[Vec<u8>]) -> Self {
+    fn of_records(records: &Records, sidecars: &[Vec<u8>]) -> Self {
         let mut found = Self::default();
-        for record in trailer.records.iter() {
+        for record in records.iter() {
             match record.kind {
                 Kind::Signature => match Signature::from_bytes(&record.content) {
                     Some(signature) => found.own.push(signature),

@@ -1,7 +1,7 @@
 //! `docs/json.md` names every field that `--json` prints, in the section of its command.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mkimg_tests::command::{Run, mkimg, mkimg_path};
+use mkimg_tests::command::{Run, mkimg, mkimg_path, tool};
 use mkimg_tests::mount::Mounted;
 use mkimg_tests::need::Need;
 use mkimg_tests::signer::Signer;
@@ -183,7 +183,7 @@ fn every_field_of_an_audit_is_documented() {
         lines.extend(mkimg(args!["verify", "--json", image]).output().code(1).json_lines());
     }
     lines.extend(mkimg(args!["verify", "--json", sample]).args(&trust).ok().json_lines());
-    assert_documented("verify --json IMAGE", &lines, &["more_paths"]);
+    assert_documented("verify --json IMAGE", &lines, &["more_paths", "unsealed"]);
 
     let tree = dir.path().join("odd");
     std::fs::write(tree.join(OsStr::from_bytes(b"\xff")), "shorter").unwrap();
@@ -197,6 +197,25 @@ fn every_field_of_an_audit_is_documented() {
     let lines = mkimg(args!["verify", "--json", sample, tree]).args(&trust).ok().json_lines();
     let [summary] = &lines[..] else { panic!("{lines:?}") };
     assert!(unsigned.iter().all(|field| summary.get(field).is_some()), "{summary}");
+}
+
+#[test]
+fn every_field_of_an_image_of_others_is_documented() {
+    require!(Need::Tool("mkfs.erofs"), Need::Tool("veritysetup"));
+    let dir = scratch();
+    let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "text ".repeat(5000)).unwrap();
+    let (mut audits, mut inspections) = (Vec::new(), Vec::new());
+    for compression in [&[][..], &["-zlz4"]] {
+        let _ = tool("mkfs.erofs", compression).args([&image, &tree]).ok();
+        let offset = format!("--hash-offset={}", std::fs::metadata(&image).unwrap().len());
+        let _ = tool("veritysetup", args!["format", image, image, offset]).ok();
+        audits.push(mkimg(args!["verify", "--json", image]).ok().json()["unsealed"].clone());
+        inspections.push(mkimg(args!["inspect", "--json", image]).ok().json());
+    }
+    assert_documented("verify --json OTHERS", &audits, &[]);
+    assert_documented("inspect --json OTHERS", &inspections, &[]);
 }
 
 #[test]

@@ -14,8 +14,9 @@ use mkimg_tests::mount::{Exclusive, Mounted};
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
 use mkimg_tests::vm::{Machine, Outcome, Report, Tree, steps};
-use mkimg_tests::{args, images, project, require, scratch};
+use mkimg_tests::{args, images, project, require, scratch, sha256_of};
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// A file of `images::one_of_everything` that fills its blocks and shares them with no other.
@@ -55,6 +56,7 @@ fn fill_disk(disk: &Path, scratch: &Path) {
     assert!(std::fs::read(&with_parity).unwrap()[start..].starts_with(&content));
     sign(disk, &image, scratch);
     let facts = [
+        foreign(disk, scratch),
         format!("DATA_BLOCKS={}", built["data_blocks"]),
         format!("ROOT_HASH={}", built["root_hash"].as_str().unwrap()),
         format!("FEC_ROOT_HASH={}", parity["root_hash"].as_str().unwrap()),
@@ -90,6 +92,31 @@ fn sign(disk: &Path, image: &Path, scratch: &Path) {
         .args(form)
         .args(args!["-in", other, "-signer", certificate, "-inkey", key, "-out", disk.join("other.p7s")])
         .ok();
+}
+
+/// Puts an image of other tools on the disk, and says what the step must know of it.
+fn foreign(disk: &Path, scratch: &Path) -> String {
+    let (tree, image) = (scratch.join("foreign"), disk.join("foreign.erofs"));
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    let content: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut sums = String::new();
+    for (name, bytes) in [("etc/numbers", &content[..]), ("etc/small", b"small")] {
+        std::fs::write(tree.join(name), bytes).unwrap();
+        writeln!(sums, "{}  {name}", sha256_of(&tree.join(name))).unwrap();
+    }
+    std::fs::write(disk.join("foreign.sha256"), sums).unwrap();
+    let _ = run("mkfs.erofs", args![image, tree]).ok();
+    let bytes = std::fs::read(&image).unwrap();
+    let start = bytes.windows(4096).position(|window| window == &content[..4096]).unwrap();
+    let (salt, length) = ("5a".repeat(32), bytes.len());
+    let options = [format!("--hash-offset={length}"), format!("--salt={salt}")];
+    let said = run("veritysetup", args!["format", image, image]).args(options).ok().out();
+    let root = said.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap().trim();
+    format!(
+        "FOREIGN_ROOT_HASH={root}\nFOREIGN_HASH_OFFSET={length}\nFOREIGN_SALT={salt}\nFOREIGN_VICTIM=etc/numbers\nFOREIGN_DAMAGE_OFFSET={}\nFOREIGN_DAMAGE_BYTE='\\{:03o}'",
+        start + 5000,
+        bytes[start + 5000] ^ 1
+    )
 }
 
 /// The kernels of `vm/setup.sh`, which are the last columns of the table in `docs/kernels.md`.
@@ -216,7 +243,7 @@ macro_rules! require_guest_programs {
             Need::Tool("fsverity")
         );
         require!(Need::Tool("openssl"), Need::Tool("veritysetup"), Need::Tool("keyctl"));
-        require!(Need::Tool("debugfs"), Need::Tool("losetup"));
+        require!(Need::Tool("debugfs"), Need::Tool("losetup"), Need::Tool("mkfs.erofs"));
     };
 }
 

@@ -8,6 +8,8 @@
 #                               DATA_BLOCKS of the image
 #   /disk/{trusted,stranger,elliptic}.mkimg, .der, .pem, .pub
 #                               the image signed by three people, their certificates and public keys: RSA, RSA, ECDSA
+#   /disk/foreign.erofs         an image of mkfs.erofs with a tree of veritysetup, and foreign.sha256, what must be found in it;
+#                               facts of it begin with FOREIGN_
 #   /disk/other.p7s             a PKCS#7 signature of the first over another root hash
 #   /disk/sets/list             images of every feature set, in lines `MAJOR MINOR FILE`: the first kernel that mounts
 #                               /disk/sets/FILE, beside which `stat` and `sha256` say what must be found in it
@@ -78,6 +80,9 @@ verity_status() {
 mapped_devices() {
     cat /sys/block/dm-*/dm/name 2>/dev/null | grep -vxFf /run/kept || true
 }
+device_nodes() {
+    ls -d /sys/block/dm-* 2>/dev/null | grep -vxFf /run/kept || true
+}
 loop_devices() {
     cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -vxFf /run/kept || true
 }
@@ -86,7 +91,7 @@ loop_devices() {
 nothing_left() {
     for _ in $(seq 100); do
         # A device that is being removed has no name any more.
-        left="$(grep " $POINT" /proc/mounts || true)$(ls -d /sys/block/dm-* 2>/dev/null || true)$(loop_devices)"
+        left="$(grep " $POINT" /proc/mounts || true)$(device_nodes)$(loop_devices)"
         [ -n "$left" ] || return 0
         sleep 0.05
     done

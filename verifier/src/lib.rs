@@ -3,6 +3,7 @@
 //! | of | by | looks at |
 //! |---|---|---|
 //! | an image file, or a detached seal | [`verify_image`] | every byte of it |
+//! | an image of another writer, with the tree of `veritysetup` | [`verify_volume`] | every byte of both |
 //! | a tree that was extracted | [`tree::audit_tree`] | every name, attribute and content |
 //! | a live mount, or an overlay over one | [`live::audit_mount`] | what processes see, the bytes below, what the kernel knows |
 //! | either of these, as it changes | [`watch::Watch`] | what the kernel says has changed |
@@ -22,4 +23,6 @@ pub mod live;
 pub mod tree;
 pub mod watch;
 
-pub use image::{Error, FINDINGS_MAX, Finding, Options, PATHS_MAX, Region, Report, verify_image};
+pub use image::{
+    Error, FINDINGS_MAX, Finding, Options, PATHS_MAX, Region, Report, verify_image, verify_volume,
+};

@@ -5,15 +5,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use mkimg_format::erofs::{FileType, escape};
+use mkimg_format::erofs::{FileSystem, FileType, escape};
 
 use crate::args::CatArgs;
-use crate::image::Image;
+use crate::image::open_any;
 use crate::output::stdout;
 
 pub(crate) fn run(args: &CatArgs) -> Result<ExitCode> {
-    let image = Image::open(&args.image)?;
-    let fs = image.file_system()?;
+    let image = open_any(&args.image)?;
+    let fs = FileSystem::open(&image)?;
     let mut out = stdout();
     for path in &args.paths {
         let inode = fs.resolve(path.as_bytes(), true)?;

@@ -10,13 +10,15 @@ use mkimg_format::erofs::{Superblock, escape};
 use mkimg_format::hex;
 use mkimg_format::seal::{Layer, LayerRecord, Seal, Section, Statement};
 use mkimg_format::trailer::Trailer;
+use mkimg_format::volume::is_of_others;
 use mkimg_report::layers::Counts;
 use mkimg_sign::trust::Signatures;
 use serde::Serialize;
 
+use super::inspect_volume;
 use super::layer_counts::LayerCounts;
 use crate::args::InspectArgs;
-use crate::image::Image;
+use crate::image::{Image, open_any};
 use crate::output::{count, json_line, show, size, stdout, text_and_base64};
 
 #[derive(Serialize)]
@@ -106,6 +108,11 @@ struct DeletedLine {
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
+    let file = open_any(&args.image.image)?;
+    let whole = !(args.manifest || args.config || args.statement || args.deleted);
+    if whole && is_of_others(&file).unwrap_or(false) {
+        return inspect_volume::run(&args.image.image, &file, args.json);
+    }
     let image = Image::open(&args.image.image)?;
     let seal = image.seal()?;
     let mut out = stdout();
@@ -239,7 +246,7 @@ fn hot(image: &Image, seal: &Seal<&Sealed<File>>, contents: u64) -> Result<Hot> 
     })
 }
 
-fn uuid_text(uuid: &[u8; 16]) -> String {
+pub(super) fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = hex(uuid);
     let (a, rest) = digits.split_at(8);
     let (b, rest) = rest.split_at(4);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::LsArgs;
 use crate::digests::Digests;
 use crate::entry::Entry;
-use crate::image::Image;
+use crate::image::open_any;
 use crate::output::{json_line, stdout, utc};
 
 /// One path, as `--json` prints it.
@@ -26,14 +26,14 @@ struct Line {
 }
 
 pub(crate) fn run(args: &LsArgs) -> Result<ExitCode> {
-    let image = Image::open(&args.image.image)?;
-    let fs = image.file_system()?;
+    let image = open_any(&args.image.image)?;
+    let fs = FileSystem::open(&image)?;
     // As the walk writes paths: one slash before each name.
     let names =
         args.path.as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".");
     let wanted: Vec<u8> = names.flat_map(|name| [&b"/"[..], name].concat()).collect();
     // Data is missing from a detached seal, and so are digests that would have to be computed.
-    let mut digests = (!image.sealed.is_detached()).then(Digests::default);
+    let mut digests = (!image.is_detached()).then(Digests::default);
     let mut out = stdout();
     let mut found = false;
     for entry in fs.walk() {

@@ -8,6 +8,7 @@ pub(crate) mod export;
 mod export_disk;
 pub(crate) mod extract;
 pub(crate) mod inspect;
+mod inspect_volume;
 mod layer_counts;
 pub(crate) mod ls;
 pub(crate) mod manual;
@@ -24,6 +25,7 @@ pub(crate) mod verify;
 mod verify_image;
 mod verify_mount;
 mod verify_tree;
+mod verify_volume;
 pub(crate) mod watch;
 
 use std::num::NonZeroUsize;

@@ -6,9 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use mkimg_format::volume::Place;
 use mkimg_kernel::dm::{self, VerityTable};
 use mkimg_kernel::mounts::{Backing, mounts};
-use mkimg_mount::{MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted};
+use mkimg_mount::{
+    MountAttrs, MountRequest, UmountOptions, VerityPolicy, Via as MountVia, check_trusted, check_volume,
+};
 use serde::Serialize;
 
 use super::record::Recording;
@@ -64,8 +67,11 @@ pub(crate) fn run(args: &MountArgs) -> Result<ExitCode> {
     let trust = args.trust.trust()?;
     let mut by = None;
     let mut check = |file: &File, policy| {
-        let (checked, anchor) =
-            check_trusted(file, policy, &trust, args.kernel_signature, threads, Some(&advance))?;
+        let (signature, progress) = (args.kernel_signature, Some(&advance as _));
+        let (checked, anchor) = match args.hash_offset {
+            None => check_trusted(file, policy, &trust, signature, threads, progress)?,
+            Some(at) => check_volume(file, Place::At(at), policy, &trust, signature, threads, progress)?,
+        };
         by = anchor.map(|anchor| anchor.by);
         Ok(checked)
     };

@@ -165,7 +165,7 @@ fn made_elsewhere(
             if !pkcs7.is_by(certificate) {
                 bail!("names another signer than {}", certificate.subject());
             }
-            match judge(&pkcs7, certificate, subject) {
+            match judge(&pkcs7, certificate, &subject.root_hash) {
                 Some(problem) => Err(problem.into()),
                 None => Ok((None, Some(pkcs7))),
             }

@@ -8,6 +8,10 @@ use super::{verify_image, verify_mount, verify_tree};
 use crate::args::VerifyArgs;
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
+    let is_file = args.dir.is_none() && args.image.as_deref().is_some_and(|image| !image.is_dir());
+    if args.hashes.is_any() && !is_file {
+        bail!("--hash-offset and --hash-file are for the audit of an image file");
+    }
     match (&args.seal, &args.image, &args.dir) {
         (Some(seal), Some(dir), None) => verify_tree::run(args, seal, dir),
         (None, Some(image), Some(dir)) => verify_tree::run(args, image, dir),

@@ -15,6 +15,7 @@ use mkimg_sign::{Certificate, Vouching, partition};
 use mkimg_verify::{Finding, Options, Report, verify_image};
 use serde::Serialize;
 
+use super::verify_volume::{self, Unsealed};
 use crate::args::VerifyArgs;
 use crate::image::open_file;
 use crate::output::{count, json_line, show, size, stdout, text_or_base64};
@@ -52,12 +53,17 @@ struct Summary {
     image_size: u64,
     bytes_read: u64,
     findings: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsealed: Option<Unsealed>,
 }
 
 /// Audits an image file, a detached seal, or a disk with an image in it.
 pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let name = || show(path);
     let image = Sealed::open(open_file(path)?).with_context(name)?;
+    if let Some(volume) = args.hashes.open(path, &image)? {
+        return verify_volume::run(args, path, &volume);
+    }
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
     // Who vouches for it comes first; that all of it is what they vouch for, the audit tells.
@@ -82,7 +88,7 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
         report.findings.insert(0, Finding::of_trust(offset, problem));
     }
     let by = anchor.map(|anchor| anchor.by);
-    super::verdict(report.is_clean(), report.complete, print(args, path, &report, by.as_ref()))
+    finish(args, path, &report, by.as_ref(), None)
 }
 
 /// What is wrong with the signature in the signature partition of a disk, if it can be read at all.
@@ -94,15 +100,33 @@ fn signature_partition(image: &Sealed<File>, certificates: &[Certificate]) -> Op
     Some(Finding::of_signature_partition(offset, problem.to_string()))
 }
 
-fn print(args: &VerifyArgs, path: &Path, report: &Report, by: Option<&Vouching>) -> Result<()> {
+/// Prints a report, whoever has written the image, and gives its exit status.
+pub(super) fn finish(
+    args: &VerifyArgs,
+    path: &Path,
+    report: &Report,
+    by: Option<&Vouching>,
+    unsealed: Option<Unsealed>,
+) -> Result<ExitCode> {
+    let printed = print(args, path, report, by, unsealed);
+    super::verdict(report.is_clean(), report.complete, printed)
+}
+
+fn print(
+    args: &VerifyArgs,
+    path: &Path,
+    report: &Report,
+    by: Option<&Vouching>,
+    unsealed: Option<Unsealed>,
+) -> Result<()> {
     let mut out = stdout();
     if args.compare.json {
         for finding in &report.findings {
             json_line(&mut out, &finding_line(finding))?;
         }
-        json_line(&mut out, &summary(report, by))?;
+        json_line(&mut out, &summary(report, by, unsealed))?;
     } else {
-        text(path, report, by, &mut out)?;
+        text(path, report, by, unsealed.as_ref(), &mut out)?;
     }
     out.flush()?;
     Ok(())
@@ -128,7 +152,7 @@ pub(super) fn finding_line(finding: &Finding) -> FindingLine<'_> {
     }
 }
 
-fn summary(report: &Report, by: Option<&Vouching>) -> Summary {
+fn summary(report: &Report, by: Option<&Vouching>, unsealed: Option<Unsealed>) -> Summary {
     Summary {
         clean: report.is_clean(),
         complete: report.complete,
@@ -139,6 +163,7 @@ fn summary(report: &Report, by: Option<&Vouching>) -> Summary {
         image_size: report.image_size,
         bytes_read: report.bytes_read,
         findings: findings(report),
+        unsealed,
     }
 }
 
@@ -146,13 +171,25 @@ pub(super) fn findings(report: &Report) -> u64 {
     report.truncated_findings.saturating_add(report.findings.len() as u64)
 }
 
-fn text(path: &Path, report: &Report, by: Option<&Vouching>, out: &mut impl Write) -> Result<()> {
+fn text(
+    path: &Path,
+    report: &Report,
+    by: Option<&Vouching>,
+    unsealed: Option<&Unsealed>,
+    out: &mut impl Write,
+) -> Result<()> {
     let path = show(path);
     if report.anchored {
         writeln!(out, "{path}: checked against {}", by.unwrap_or(&Vouching::RootHash))?;
     } else {
-        let hint = "give --root-hash, --key or --cert to know whose image it is";
+        let hint = match unsealed {
+            Some(_) => "give --root-hash, or --cert with --signature, to know whose image it is",
+            None => "give --root-hash, --key or --cert to know whose image it is",
+        };
         writeln!(out, "{path}: checked for consistency only; {hint}")?;
+    }
+    for line in unsealed.iter().flat_map(|unsealed| unsealed.lines()) {
+        writeln!(out, "{path}: {line}")?;
     }
     for finding in &report.findings {
         text_line(finding, out)?;

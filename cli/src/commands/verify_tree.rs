@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::args::{CompareArgs, VerifyArgs};
 use crate::differences::{DifferenceLine, Table, View};
-use crate::image::open_file;
+use crate::image::{header as image_header, open_file};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 use crate::style::Style;
@@ -56,7 +56,7 @@ impl Baseline {
     pub(super) fn open(path: &Path, trust: &Trust, threads: NonZeroUsize) -> Result<Self> {
         let file = open_file(path)?;
         let image = Sealed::open(file.try_clone()?).with_context(|| show(path))?;
-        let header = Header::read(&image).with_context(|| show(path))?;
+        let header = image_header(path, &image)?;
         let anchor = anchor(path, &image, &with_partition(trust.clone(), &image))?;
         let root_hash = check_records(path, &image, &header, anchor.as_ref(), threads)?;
         if let Some(anchor) = &anchor {

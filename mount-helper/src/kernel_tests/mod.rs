@@ -26,6 +26,7 @@ use crate::mount::{Pin, Step, Target, detached_with};
 use crate::overlay::{Layers, Naming, overlay_with};
 use crate::policy::mount_with;
 use crate::*;
+use mkimg_format::salt::Salt;
 use mkimg_kernel::Error as System;
 use mkimg_kernel::image_file::open_image;
 use mkimg_kernel::loop_device::{LoopDevice, LoopOptions, bound_devices};
@@ -36,8 +37,14 @@ use mkimg_kernel::{dm, mountinfo};
 /// Loop devices are a resource of the whole machine: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-const CHECKED: CheckedImage =
-    CheckedImage { root_hash: [0xab; 32], data_blocks: 1, hash_offset: 4096, signature: None, fec: None };
+const CHECKED: CheckedImage = CheckedImage {
+    root_hash: [0xab; 32],
+    data_blocks: 1,
+    hash_offset: 4096,
+    salt: Salt::NONE,
+    signature: None,
+    fec: None,
+};
 
 /// A directory with an image, a mount point, and a promise to leave nothing behind.
 struct Bench {

@@ -62,7 +62,14 @@ fn seal(image: &Path) -> Option<CheckedImage> {
     for (index, byte) in root_hash.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&hex[2 * index..2 * index + 2], 16).unwrap();
     }
-    Some(CheckedImage { root_hash, data_blocks: size / 4096, hash_offset: size, signature: None, fec: None })
+    Some(CheckedImage {
+        root_hash,
+        data_blocks: size / 4096,
+        hash_offset: size,
+        salt: Salt::NONE,
+        signature: None,
+        fec: None,
+    })
 }
 
 /// dm-verity from end to end: good, shared, damaged, wrong root hash.

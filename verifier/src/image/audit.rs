@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use mkimg_format::ddi::Disk;
 use mkimg_format::erofs::FileSystem;
+use mkimg_format::salt::Salt;
 use mkimg_format::seal::{Seal, Table};
+use mkimg_format::sound::Unread;
 use mkimg_format::{BLOCK_SIZE, Part, ReadAt, Sha256, detached, hex, lint};
 
 use super::Error;
@@ -17,7 +19,7 @@ use super::disk;
 use super::faults::Faults;
 use super::geometry::{Geometry, without_slack};
 use super::parity::{self, Flaw};
-use super::paths::{self, Segment};
+use super::paths::{self, Cut, Segment};
 use super::report::{Finding, Findings, Region, Report, unreadable};
 use super::scan::{Scan, Shape, Stored, scan};
 use super::view::View;
@@ -113,6 +115,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
         let shape = Shape {
             data_blocks: self.geometry.data_blocks,
             levels: &levels,
+            salt: &Salt::NONE,
             file_size: self.geometry.file_size,
             absent,
         };
@@ -163,6 +166,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             truncated_findings,
             complete,
             data_absent: self.data_absent,
+            unread: Unread::default(),
         })
     }
 
@@ -376,11 +380,11 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
         let view = View::new(self.view.io(), mended, 0..0);
         let cached = Cached::new(&view, at(self.geometry.meta_block));
         match FileSystem::open(&cached) {
-            Ok(fs) => paths::map(&fs, &ranges, take),
+            Ok(fs) => paths::map(&fs, &ranges, Cut::Files, |index, segment, _| take(index, segment)),
             Err(_) => {
                 for (index, range) in ranges.iter().enumerate() {
                     let (start, end) = (range.start, range.end);
-                    take(index, Segment { start, end, paths: Vec::new(), more: 0, padding: false });
+                    take(index, Segment::of_nobody(start, end));
                 }
             }
         }
@@ -451,7 +455,7 @@ const fn at(block: u64) -> u64 {
     block.saturating_mul(BLOCK_SIZE)
 }
 
-fn problem(damage: Damage) -> String {
+pub(super) fn problem(damage: Damage) -> String {
     match damage {
         Damage::Wrong => "does not match its hash in the tree".to_owned(),
         Damage::Unvouched => "cannot be vouched for: the tree above it is damaged or missing".to_owned(),

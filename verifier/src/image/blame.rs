@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use mkimg_format::merkle::{FANOUT, hash_block};
+use mkimg_format::merkle::FANOUT;
+use mkimg_format::salt::Salt;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, Sha256};
 
 use super::scan::{Record, Scan, Shape, Stored, bit, first_bits, set_slot, slot};
@@ -92,13 +93,17 @@ fn restore(scan: &Scan, level: usize, index: u64, wanted: &Sha256) -> Option<Box
     let plain = differing()
         .map(|child| (child, vec![slot(&detail.stored, child), slot(&detail.rebuilt, child)]))
         .collect();
-    guided.into_iter().chain([plain]).find_map(|options: Vec<_>| try_all(&detail.rebuilt, &options, wanted))
+    guided
+        .into_iter()
+        .chain([plain])
+        .find_map(|options: Vec<_>| try_all(&detail.rebuilt, &options, &scan.salt, wanted))
 }
 
 /// Tries every combination of options for some slots of a hash block.
 fn try_all(
     base: &[u8; BLOCK_LEN],
     options: &[(usize, Vec<Sha256>)],
+    salt: &Salt,
     wanted: &Sha256,
 ) -> Option<Box<[u8; BLOCK_LEN]>> {
     let count = options.iter().try_fold(1_usize, |count, (_, options)| count.checked_mul(options.len()))?;
@@ -113,7 +118,7 @@ fn try_all(
             set_slot(&mut block, *slot, digest);
             rest = rest.checked_div(options.len())?;
         }
-        if hash_block(&block[..]) == *wanted {
+        if salt.hash_block(&block[..]) == *wanted {
             return Some(block);
         }
     }

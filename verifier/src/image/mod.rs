@@ -10,6 +10,7 @@
 //! | `disk` | if it is on a disk, what else is there? |
 //! | `content` | do the records of the seal fit the file system? |
 //! | `digests` | have the contents the digests that the records claim? |
+//! | `volume` | the same questions of an image of another writer, which has no records |
 //!
 //! `cache` serves the many small reads of the last two questions and of the linter from whole blocks; `in_turn` spreads work over
 //! threads, so that nobody can tell from the report how many there were.
@@ -36,8 +37,10 @@ mod paths;
 mod report;
 mod scan;
 mod view;
+mod volume;
 
 pub use audit::{Options, verify_image};
 pub(crate) use cache::Cached;
 pub use error::Error;
 pub use report::{FINDINGS_MAX, Finding, PATHS_MAX, Region, Report};
+pub use volume::verify_volume;

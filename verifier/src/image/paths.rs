@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use mkimg_format::erofs::raw::{MAP_HEADER_LEN, SLOT, XATTR_HEADER_LEN};
 use mkimg_format::erofs::{FileSystem, FileType, Inode, Layout};
+use mkimg_format::sound::Unread;
 use mkimg_format::{BLOCK_SIZE, Error, ReadAt};
 
 use super::report::PATHS_MAX;
@@ -27,6 +28,33 @@ pub(crate) struct Segment {
     pub(crate) more: u64,
     /// Whether bytes behind the end of a file, in its last block, are not zero.
     pub(crate) padding: bool,
+    /// Whether it holds inodes, directories, links, attributes or maps of these files, if that is to be told apart.
+    pub(crate) metadata: bool,
+}
+
+impl Segment {
+    /// One whose files are not known.
+    pub(crate) const fn of_nobody(start: u64, end: u64) -> Self {
+        Self { start, end, paths: Vec::new(), more: 0, padding: false, metadata: false }
+    }
+}
+
+/// How a damaged range is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Where its files change.
+    Files,
+    /// Also where their metadata ends: it stands anywhere in images of others.
+    FilesAndMetadata,
+}
+
+/// What a file has in a damaged range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Content,
+    /// Content, and behind its end something that is not zero.
+    Padding,
+    Metadata,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +62,7 @@ struct Hit {
     start: u64,
     end: u64,
     path: usize,
-    padding: bool,
+    role: Role,
 }
 
 struct Mapper<'a, R> {
@@ -48,13 +76,16 @@ struct Mapper<'a, R> {
     uncounted: BTreeMap<usize, u64>,
     /// Extents that may still be looked at: a few bytes of metadata can describe very many.
     budget: u64,
+    unread: Unread,
 }
 
-/// Divides damaged ranges (disjoint, ascending, on block boundaries) by the files they belong to.
+/// Divides damaged ranges (disjoint, ascending, on block boundaries) by the files they belong to. With each part goes
+/// what could not be read of the file system, and might own it.
 pub(crate) fn map<R: ReadAt>(
     fs: &FileSystem<R>,
     ranges: &[Range<u64>],
-    mut take: impl FnMut(usize, Segment),
+    cut: Cut,
+    mut take: impl FnMut(usize, Segment, &Unread),
 ) {
     let (blocks, meta) = (u64::from(fs.superblock().blocks), u64::from(fs.superblock().meta_block));
     // Maps without overlaps have no more entries of 4 bytes than the metadata has room for.
@@ -68,6 +99,7 @@ pub(crate) fn map<R: ReadAt>(
         bytes: 0,
         uncounted: BTreeMap::new(),
         budget,
+        unread: Unread::default(),
     };
     mapper.walk();
     mapper.hits.sort_unstable();
@@ -77,7 +109,7 @@ pub(crate) fn map<R: ReadAt>(
         let (own, rest) = hits.split_at_checked(count).unwrap_or_default();
         hits = rest;
         let uncounted = mapper.uncounted.get(&index).copied().unwrap_or_default();
-        segments(range, own, &mapper.paths, uncounted, |segment| take(index, segment));
+        segments(range, own, &mapper.paths, (uncounted, cut), |segment| take(index, segment, &mapper.unread));
     }
 }
 
@@ -92,21 +124,22 @@ impl<R: ReadAt> Mapper<'_, R> {
                     let mut path = Some(entry.path);
                     self.inode(&entry.inode, &mut path);
                 }
-                Some(Err(
-                    Error::Corrupt { offset, .. }
+                Some(Err(error)) => {
+                    if let Error::Corrupt { offset, .. }
                     | Error::Unsupported { offset, .. }
-                    | Error::Io { offset, .. },
-                )) => {
-                    let mut path = Some(walk.position().to_vec());
-                    self.touch(offset, offset.saturating_add(1), &mut path, false);
+                    | Error::Io { offset, .. } = error
+                    {
+                        let mut path = Some(walk.position().to_vec());
+                        self.touch(offset, offset.saturating_add(1), &mut path, Role::Metadata);
+                    }
+                    self.unread.note(error);
                 }
-                Some(Err(_)) => {}
             }
         }
     }
 
     /// Notes the ranges that bytes `start..end` touch. The path is moved out on its first hit.
-    fn touch(&mut self, start: u64, end: u64, path: &mut Option<Vec<u8>>, padding: bool) {
+    fn touch(&mut self, start: u64, end: u64, path: &mut Option<Vec<u8>>, role: Role) {
         if start >= end {
             return;
         }
@@ -131,7 +164,7 @@ impl<R: ReadAt> Mapper<'_, R> {
                 start: start.saturating_sub(start % BLOCK_SIZE),
                 end: end.checked_next_multiple_of(BLOCK_SIZE).unwrap_or(end).min(range.end),
                 path: self.paths.len().saturating_sub(1),
-                padding,
+                role,
             });
         }
     }
@@ -142,17 +175,18 @@ impl<R: ReadAt> Mapper<'_, R> {
     }
 
     fn inode(&mut self, inode: &Inode, path: &mut Option<Vec<u8>>) {
-        self.touch(inode.offset, inode.body_end(), path, false);
+        self.touch(inode.offset, inode.body_end(), path, Role::Metadata);
         if let Layout::Chunked { map, .. }
         | Layout::Compressed { map, .. }
         | Layout::Encoded { map, .. }
         | Layout::Fragment { map, .. } = inode.layout
         {
-            self.touch(map, inode.unit_end(), path, false);
+            self.touch(map, inode.unit_end(), path, Role::Metadata);
         }
         self.packed_inode(inode, path);
         self.shared_xattrs(inode, path);
         let fs = self.fs;
+        let role = if inode.file_type == FileType::File { Role::Content } else { Role::Metadata };
         for extent in fs.extents(inode) {
             let Some(budget) = self.budget.checked_sub(1) else { return };
             self.budget = budget;
@@ -171,10 +205,10 @@ impl<R: ReadAt> Mapper<'_, R> {
                 && self.dirty_behind(end)
             {
                 let tail = end.saturating_sub(end % BLOCK_SIZE);
-                self.touch(start, tail, path, false);
-                self.touch(tail, end, path, true);
+                self.touch(start, tail, path, role);
+                self.touch(tail, end, path, Role::Padding);
             } else {
-                self.touch(start, end, path, false);
+                self.touch(start, end, path, role);
             }
         }
     }
@@ -186,11 +220,11 @@ impl<R: ReadAt> Mapper<'_, R> {
         let start = self.fs.inode_offset(nid);
         // Damaged, it may not be readable.
         let Ok(packed) = self.fs.packed_inode() else {
-            return self.touch(start, start.saturating_add(SLOT), path, false);
+            return self.touch(start, start.saturating_add(SLOT), path, Role::Metadata);
         };
-        self.touch(start, packed.body_end().saturating_add(MAP_HEADER_LEN), path, false);
+        self.touch(start, packed.body_end().saturating_add(MAP_HEADER_LEN), path, Role::Metadata);
         let part = packed.map_part(offset, inode.size);
-        self.touch(part.start, part.end, path, false);
+        self.touch(part.start, part.end, path, Role::Metadata);
     }
 
     /// Whether something follows the end of a file inside its last, damaged block.
@@ -216,7 +250,8 @@ impl<R: ReadAt> Mapper<'_, R> {
         }
         let room = inode.xattr_len.saturating_sub(XATTR_HEADER_LEN) / 4;
         let count = u64::from(head[4]).min(room);
-        let pool = u64::from(self.fs.superblock().xattr_block).saturating_mul(BLOCK_SIZE);
+        let pool =
+            u64::from(self.fs.superblock().xattr_block).saturating_mul(self.fs.superblock().block_size());
         for index in 0..count {
             let mut id = [0; 4];
             let place = at.saturating_add(XATTR_HEADER_LEN).saturating_add(index.saturating_mul(4));
@@ -231,9 +266,19 @@ impl<R: ReadAt> Mapper<'_, R> {
                     .saturating_add(4),
                 Err(_) => 4,
             };
-            self.touch(entry, entry.saturating_add(length), path, false);
+            self.touch(entry, entry.saturating_add(length), path, Role::Metadata);
         }
     }
+}
+
+/// Part of a range that is not done: its first paths, how many there are, what of them it holds, where it begins and ends.
+struct Open {
+    shown: Vec<usize>,
+    all: usize,
+    padding: bool,
+    metadata: bool,
+    start: u64,
+    end: u64,
 }
 
 /// Cuts a range wherever the set of files changes.
@@ -241,7 +286,7 @@ fn segments(
     range: &Range<u64>,
     hits: &[Hit],
     paths: &[Vec<u8>],
-    uncounted: u64,
+    (uncounted, cut): (u64, Cut),
     mut take: impl FnMut(Segment),
 ) {
     let mut cuts: Vec<u64> = hits.iter().flat_map(|hit| [hit.start, hit.end]).collect();
@@ -251,20 +296,21 @@ fn segments(
     let mut ends: Vec<Hit> = hits.to_vec();
     ends.sort_unstable_by_key(|hit| hit.end);
     let (mut starting, mut ending) = (hits.iter().peekable(), ends.iter().peekable());
-    // How often each path is active, and how many active hits are in padding.
+    // How often each path is active, and how many active hits are in padding and in metadata.
     let mut active: BTreeMap<usize, u32> = BTreeMap::new();
-    let mut padding = 0_u32;
-    let mut open: Option<(Vec<usize>, usize, bool, u64, u64)> = None;
-    let mut flush = |open: Option<(Vec<usize>, usize, bool, u64, u64)>| {
-        let Some((shown, all, padding, start, end)) = open else { return };
+    let (mut in_padding, mut in_metadata) = (0_u32, 0_u32);
+    let mut open: Option<Open> = None;
+    let mut flush = |open: Option<Open>| {
+        let Some(Open { shown, all, padding, metadata, start, end }) = open else { return };
         let more = u64::try_from(all.saturating_sub(shown.len())).unwrap_or_default();
         let paths = shown.iter().filter_map(|index| paths.get(*index).cloned()).collect();
-        take(Segment { start, end, paths, more: more.saturating_add(uncounted), padding });
+        take(Segment { start, end, paths, more: more.saturating_add(uncounted), padding, metadata });
     };
     for pair in cuts.windows(2) {
         let [start, end] = *pair else { continue };
         while let Some(hit) = ending.next_if(|hit| hit.end <= start) {
-            padding = padding.saturating_sub(u32::from(hit.padding));
+            in_padding = in_padding.saturating_sub(u32::from(hit.role == Role::Padding));
+            in_metadata = in_metadata.saturating_sub(u32::from(hit.role == Role::Metadata));
             if let Some(count) = active.get_mut(&hit.path) {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
@@ -273,21 +319,25 @@ fn segments(
             }
         }
         while let Some(hit) = starting.next_if(|hit| hit.start <= start) {
-            padding = padding.saturating_add(u32::from(hit.padding));
+            in_padding = in_padding.saturating_add(u32::from(hit.role == Role::Padding));
+            in_metadata = in_metadata.saturating_add(u32::from(hit.role == Role::Metadata));
             let count = active.entry(hit.path).or_default();
             *count = count.saturating_add(1);
         }
         let shown: Vec<usize> = active.keys().take(PATHS_MAX).copied().collect();
-        let same = open.as_ref().is_some_and(|(before, all, dirty, ..)| {
-            *before == shown && *all == active.len() && *dirty == (padding > 0)
-        });
-        if same {
-            if let Some((.., until)) = &mut open {
-                *until = end;
+        let (padding, metadata) = (in_padding > 0, cut == Cut::FilesAndMetadata && in_metadata > 0);
+        match &mut open {
+            Some(open)
+                if open.shown == shown
+                    && open.all == active.len()
+                    && (open.padding, open.metadata) == (padding, metadata) =>
+            {
+                open.end = end;
             }
-        } else {
-            flush(open.take());
-            open = Some((shown, active.len(), padding > 0, start, end));
+            _ => {
+                flush(open.take());
+                open = Some(Open { shown, all: active.len(), padding, metadata, start, end });
+            }
         }
     }
     flush(open);
@@ -300,10 +350,10 @@ mod tests {
     #[test]
     fn a_range_is_cut_where_its_files_change() {
         let paths = [b"/a".to_vec(), b"/b".to_vec()];
-        let hit = |start, end, path| Hit { start, end, path, padding: false };
+        let hit = |start, end, path| Hit { start, end, path, role: Role::Content };
         let hits = [hit(0, 2, 0), hit(2, 4, 0), hit(3, 6, 1)];
         let mut found = Vec::new();
-        segments(&(0..8), &hits, &paths, 0, |segment| {
+        segments(&(0..8), &hits, &paths, (0, Cut::Files), |segment| {
             found.push((segment.start, segment.end, segment.paths.concat()));
         });
         let expected =

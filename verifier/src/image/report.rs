@@ -3,6 +3,7 @@
 use std::fmt;
 
 use mkimg_format::header::Header;
+use mkimg_format::sound::Unread;
 use mkimg_format::{Part, Sha256};
 use serde::Serialize;
 
@@ -168,6 +169,9 @@ pub struct Report {
     pub complete: bool,
     /// Whether this was a detached seal, which holds no file data.
     pub data_absent: bool,
+    /// What of the structure is of a form that the reader does not know. Its bytes were compared all the same. Images of
+    /// mkimg have no such thing: there it is a finding.
+    pub unread: Unread,
 }
 
 impl Report {

@@ -14,7 +14,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mkimg_format::merkle::{FANOUT, hash_block, hash_blocks};
+use mkimg_format::merkle::FANOUT;
+use mkimg_format::salt::Salt;
 use mkimg_format::verity::Level;
 use mkimg_format::{BLOCK_LEN, BLOCK_SIZE, ReadAt, Sha256};
 
@@ -40,6 +41,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) data_blocks: u64,
     /// Leaf level first.
     pub(crate) levels: &'a [Level],
+    /// What blocks are hashed behind.
+    pub(crate) salt: &'a Salt,
     pub(crate) file_size: u64,
     /// Data blocks that are left out of a detached seal.
     pub(crate) absent: Range<u64>,
@@ -117,6 +120,8 @@ pub(crate) struct Scan {
     pub(crate) unchecked: u64,
     /// Damaged blocks whose records had to be dropped.
     pub(crate) dropped: u64,
+    /// What blocks were hashed behind.
+    pub(crate) salt: Salt,
 }
 
 /// What a block tells its parent.
@@ -278,6 +283,7 @@ pub(crate) fn scan<R: ReadAt + Sync>(
         bytes_read: scanner.bytes.into_inner(),
         unchecked: scanner.unchecked.into_inner(),
         dropped: kept.dropped,
+        salt: shape.salt.clone(),
     }
 }
 
@@ -332,7 +338,7 @@ impl<R: ReadAt> Scanner<'_, R> {
                 trouble.note(error);
             }
             if read.is_ok() {
-                hash_blocks(bytes, digests);
+                self.shape.salt.hash_blocks(bytes, digests);
                 known |= first_bits(u32::try_from(count).unwrap_or_default())
                     .checked_shl(u32::try_from(slot0).unwrap_or_default())
                     .unwrap_or_default();
@@ -344,7 +350,7 @@ impl<R: ReadAt> Scanner<'_, R> {
                     let slot = slot0.saturating_add(index);
                     match self.image.read_exact_at(block, at) {
                         Ok(()) => {
-                            *digest = hash_block(block);
+                            *digest = self.shape.salt.hash_block(block);
                             known |= bit(slot);
                         }
                         Err(error) => {
@@ -360,6 +366,9 @@ impl<R: ReadAt> Scanner<'_, R> {
             self.count(u64::try_from(good).unwrap_or_default().saturating_mul(BLOCK_SIZE));
         }
         if self.shape.levels.is_empty() {
+            // The hash of a single block is the root.
+            let root = leaves.first().copied().filter(|_| known & 1 != 0);
+            *lock(&self.top) = Digests { pushed: root, pure: root };
             return;
         }
         let mut block = Pending::new();
@@ -396,6 +405,7 @@ impl<R: ReadAt> Scanner<'_, R> {
         let offset = self.shape.offset(level, index);
         let used = first_bits(self.shape.used(level, index));
         let all_pure = pure_known == used;
+        let hash_block = |block: &[u8]| self.shape.salt.hash_block(block);
         let stored = if self.shape.reaches(offset) { Some(read_block(&self.image, offset)) } else { None };
         let (state, stored) = match stored {
             None => (Stored::Missing, None),
