@@ -50,14 +50,15 @@ download_only() {
     (cd "$dir" && apt_suite "$suite" download "$@")
 }
 
-# unpack_tree SUITE DIR PACKAGE...: the packages and all they depend on, as a small root file system in DIR.
+# unpack_tree SUITE DIR PACKAGE...: the packages and all they depend on, as a small root file system in DIR. Links to
+# directories that are there stay: a merged /usr is made by who wants one.
 unpack_tree() {
     local suite=$1 dir=$2 deb
     shift 2
     download_with_dependencies "$suite" "$@"
     for deb in "$MKIMG_TOOLS/apt/$suite/cache/archives"/*.deb; do
         dpkg-deb --fsys-tarfile "$deb" |
-            tar -x -C "$dir" --no-same-owner --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale
+            tar -x -C "$dir" --no-same-owner --keep-directory-symlink --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale
         rm "$deb"
     done
 }

@@ -3,7 +3,7 @@
 //! | mount | device number | where the image's path comes from |
 //! |---|---|---|
 //! | EROFS on a loop device | of the loop device | `/sys/block/loopN/loop/backing_file` |
-//! | EROFS on dm-verity | of the mapped device | `/sys/block/dm-N/slaves`, then as above |
+//! | EROFS on dm-verity | of the mapped device | `/sys/block/dm-N/slaves`, then as above, also by its partitions |
 //! | EROFS from a file | major 0 | source in mountinfo |
 //! | overlay over a detached EROFS | major 0 | source in mountinfo, see [`crate::overlay_source`] |
 //!
@@ -42,7 +42,7 @@ pub enum Backing {
         number: u32,
         /// Its name, for example `mkimg-` and a root hash.
         name: String,
-        /// The loop device below it, if there is one.
+        /// The loop device below it, or that its partitions are on, if there is one.
         loop_number: Option<u32>,
     },
     /// Another block device, which is the image itself.
@@ -191,7 +191,7 @@ fn by_device(name: &str) -> (Backing, PathBuf) {
         && let Ok(dm_name) = fs::read_to_string(sys.join("dm/name"))
     {
         let slave = first_entry(&sys.join("slaves")).unwrap_or_default();
-        let loop_number = loop_number(&slave);
+        let loop_number = loop_below(&slave);
         let image =
             loop_number.and_then(LoopDevice::backing).unwrap_or_else(|| Path::new("/dev").join(slave));
         return (Backing::Dm { number, name: dm_name.trim_end().to_owned(), loop_number }, image);
@@ -201,6 +201,11 @@ fn by_device(name: &str) -> (Backing, PathBuf) {
 
 fn loop_number(name: &str) -> Option<u32> {
     name.strip_prefix("loop")?.parse().ok()
+}
+
+/// The loop device that a block device is, or is a partition of.
+fn loop_below(name: &str) -> Option<u32> {
+    name.strip_prefix("loop")?.split('p').next()?.parse().ok()
 }
 
 /// The first name in a directory; data and hash device of an appended tree are one slave.
@@ -230,6 +235,19 @@ mod tests {
         let entries = mountinfo::parse(mountinfo.as_bytes()).unwrap();
         let overlay = entries.iter().find(|entry| entry.fstype == "overlay").unwrap();
         behind(overlay, &entries)
+    }
+
+    #[test]
+    fn loop_devices_have_partitions() {
+        for (name, below, itself) in [
+            ("loop7", Some(7), Some(7)),
+            ("loop12p3", Some(12), None),
+            ("loopp1", None, None),
+            ("dm-1", None, None),
+            ("sdp1", None, None),
+        ] {
+            assert_eq!((loop_below(name), loop_number(name)), (below, itself), "{name}");
+        }
     }
 
     #[test]

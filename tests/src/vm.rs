@@ -2,8 +2,9 @@
 //!
 //! The running kernel may lack what mkimg is for: device-mapper, fs-verity. QEMU emulates a machine, so this needs
 //! neither hardware support nor root. The guest has a busybox, the kernel's modules, programs of this machine with their
-//! libraries, and one ext4 disk with whatever the test puts there. `vm/init` runs the steps in `vm/guest`, all of them
-//! in one boot, and says how each went on a serial port of its own.
+//! libraries, and one ext4 disk with whatever the test puts there. If that is an image `root.mkimg`, it goes on with the
+//! systemd in there (`vm/systemd/boot`). `vm/run-steps` runs the steps of a folder in one boot, and says how each went
+//! on a serial port of its own.
 
 use crate::command::{self, Run};
 use crate::need::{find_tool, tools_dir};
@@ -12,12 +13,12 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a machine may run. Emulated, it boots in a few seconds and uses one processor most of the time, so several
-/// run side by side, which takes each a minute or two.
+/// How long a machine may run. Emulated, it boots in a few seconds, with systemd in half a minute, and uses one
+/// processor most of the time, so several run side by side, which takes each a minute or two.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Room on the disk of the guest.
-const DISK_SIZE: &str = "128M";
+const DISK_SIZE: &str = "256M";
 
 /// What a guest must find in a mounted image, as `tree_is_as_listed` of `vm/helpers.sh` compares it.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,12 +126,19 @@ impl Machine {
         Ok(Self { qemu, kernel })
     }
 
-    /// Boots, runs `steps` with the files in `disk` as the root of the guest's disk, and reports.
+    /// Boots, runs `steps` of `folder` with the files in `disk` as the root of the guest's disk, and reports.
     /// `programs` can be called in the guest by the names given. Temporary files go to `scratch`.
     ///
     /// Panics when the machine does not come to its end, with what its console shows.
-    pub fn run(&self, steps: &[String], programs: &[(&str, PathBuf)], disk: &Path, scratch: &Path) -> Report {
-        let run = self.boot("", steps, programs, disk, scratch);
+    pub fn run(
+        &self,
+        folder: &str,
+        steps: &[String],
+        programs: &[(&str, PathBuf)],
+        disk: &Path,
+        scratch: &Path,
+    ) -> Report {
+        let run = self.boot(folder, steps, "", programs, disk, scratch);
         match parse(&run.results) {
             Some(report) if report.release == self.release() => Report { console: run.console, ..report },
             _ => panic!("the machine {run}"),
@@ -148,7 +156,8 @@ impl Machine {
         disk: &Path,
         scratch: &Path,
     ) -> String {
-        let run = self.boot(&format!("STEP=/fatal/damage.sh POLICY={policy}"), &[], programs, disk, scratch);
+        let run =
+            self.boot("fatal", &["damage".to_owned()], &format!("POLICY={policy}"), programs, disk, scratch);
         let [began] = run.results.lines().collect::<Vec<_>>()[..] else { panic!("the machine {run}") };
         assert!(began.starts_with(&format!("boot {} ", self.release())), "the machine {run}");
         assert!(run.ended, "the machine {run}");
@@ -162,19 +171,25 @@ impl Machine {
         std::fs::read_to_string(self.kernel.join("release")).unwrap().trim_end().to_owned()
     }
 
-    /// Runs the machine until it ends or its time is up. A restart is an end. `parameters` go to the kernel, which makes
+    /// Runs steps of a folder until the machine ends or its time is up. A restart is an end. `parameters` go to the kernel, which makes
     /// variables of them for the first process.
     fn boot(
         &self,
-        parameters: &str,
+        folder: &str,
         steps: &[String],
+        parameters: &str,
         programs: &[(&str, PathBuf)],
         disk: &Path,
         scratch: &Path,
     ) -> Ended {
         let (initrd, image) = (scratch.join("initrd.cpio"), scratch.join("disk.ext4"));
         let (console, results) = (scratch.join("console.log"), scratch.join("results.log"));
-        self.write_initrd(steps, programs, scratch, &initrd);
+        let root = scratch.join("initrd");
+        let scripts = project().join("tests/vm").join(folder);
+        for step in steps.iter().map(|step| format!("{step}.sh")) {
+            install(&scripts.join(&step), &root.join("steps").join(&step));
+        }
+        self.write_initrd(programs, &root, &initrd);
         // The feature for fs-verity, and blocks of the size of a page, without which old kernels refuse to seal.
         let _ = command::tool(
             "mkfs.ext4",
@@ -217,13 +232,11 @@ impl Machine {
         Ended { ended, console: text(&console), results: text(&results) }
     }
 
-    /// The first root file system: the kernel's modules, and a second archive that is unpacked over them.
-    fn write_initrd(&self, steps: &[String], programs: &[(&str, PathBuf)], scratch: &Path, initrd: &Path) {
-        let (root, scripts) = (scratch.join("initrd"), project().join("tests/vm"));
-        let steps = steps.iter().map(|step| format!("guest/{step}.sh"));
-        for script in steps.chain(["init", "helpers.sh", "fatal/damage.sh"].map(str::to_owned)) {
-            install(&scripts.join(&script), &root.join(&script));
-        }
+    /// The first root file system: the kernel's modules, and a second archive of `root` that is unpacked over them.
+    fn write_initrd(&self, programs: &[(&str, PathBuf)], root: &Path, initrd: &Path) {
+        let scripts = project().join("tests/vm");
+        let scripts = ["init", "run-steps", "helpers.sh", "systemd"].map(|name| scripts.join(name));
+        let _ = command::tool("cp", ["-r"]).args(scripts).args([root]).ok();
         install(&find_tool("busybox").expect("busybox-static is installed"), &root.join("bin/busybox"));
         for (name, program) in programs {
             install(program, &root.join("programs").join(name));
@@ -237,9 +250,9 @@ impl Machine {
     }
 }
 
-/// The names of the steps, in the order in which they run.
-pub fn steps() -> Vec<String> {
-    let names = crate::names_in(&project().join("tests/vm/guest"));
+/// The names of the steps in a folder of `tests/vm`, in the order in which they run.
+pub fn steps(folder: &str) -> Vec<String> {
+    let names = crate::names_in(&project().join("tests/vm").join(folder));
     names
         .iter()
         .map(|name| name.strip_suffix(".sh").expect("guest steps are shell scripts").to_owned())
@@ -258,7 +271,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     said.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-/// Reads the lines of `vm/init`. `None` when they do not go from `boot` to `end`.
+/// Reads the lines of `vm/run-steps`. `None` when they do not go from `boot` to `end`.
 fn parse(results: &str) -> Option<Report> {
     let mut lines = results.lines();
     let (release, boot) = lines.next()?.strip_prefix("boot ")?.split_once(' ')?;

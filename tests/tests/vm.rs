@@ -1,16 +1,19 @@
 //! mkimg on stock kernels with device-mapper and fs-verity, in virtual machines.
 //!
-//! Each test boots one kernel and asks that every step in `vm/guest` passes. What a step finds in an image is compared
+//! Each test boots one kernel and asks that every step in `vm/guest` passes, or those in `vm/systemd` with a systemd. What a step finds in an image is compared
 //! with what `mkimg ls` lists on this machine. The step `floors` proves what `docs/kernels.md` says of these kernels; that
 //! page is compared with what the builder makes here, too.
 #![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "vm/systemd.rs"]
+mod systemd;
 
 use mkimg_tests::command::{mkimg, mkimg_path, tool as run};
 use mkimg_tests::floors::{self, Release, shown};
 use mkimg_tests::mount::{Exclusive, Mounted};
 use mkimg_tests::need::{Need, skipped, tool};
 use mkimg_tests::signer::Signer;
-use mkimg_tests::vm::{Machine, Outcome, Tree, steps};
+use mkimg_tests::vm::{Machine, Outcome, Report, Tree, steps};
 use mkimg_tests::{args, images, project, require, scratch, sha256_of};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -251,11 +254,16 @@ fn steps_pass(kernel: &str, steps: &[String]) {
     let (dir, disk) = (scratch(), scratch());
     fill_disk(disk.path(), dir.path());
     let _ = floors::fill(&disk.path().join("sets"), dir.path());
-    let report = machine.run(steps, &programs, disk.path(), dir.path());
-    println!("{}: {}", report.release, report.times);
+    let report = machine.run("guest", steps, &programs, disk.path(), dir.path());
     let (_, wanted) = KERNELS.into_iter().find(|(name, _)| *name == kernel).unwrap();
     let found = images::kernel_of(&report.release);
     assert!(found == wanted || kernel == "newest" && found > wanted, "{} is no {kernel}", report.release);
+    all_passed(&report, steps);
+}
+
+/// What ran are these steps, and none of them has failed.
+fn all_passed(report: &Report, steps: &[String]) {
+    println!("{}: {}", report.release, report.times);
     let ran: Vec<&String> = report.steps.iter().map(|(step, _)| step).collect();
     assert_eq!(ran, steps.iter().collect::<Vec<_>>(), "steps that ran\n{}", report.console);
     let mut failed = Vec::new();
@@ -296,15 +304,15 @@ fn linux_5_10_refuses_and_reads_images() {
 
 #[test]
 fn linux_6_1() {
-    steps_pass("6.1", &steps());
+    steps_pass("6.1", &steps("guest"));
 }
 
 #[test]
 fn linux_6_12() {
-    steps_pass("6.12", &steps());
+    steps_pass("6.12", &steps("guest"));
 }
 
 #[test]
 fn linux_newest() {
-    steps_pass("newest", &steps());
+    steps_pass("newest", &steps("guest"));
 }

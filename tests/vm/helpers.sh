@@ -76,19 +76,22 @@ verity_status() {
     dmsetup status "$DEVICE" | awk '{ print $4 }'
 }
 
-# One line for each device in use.
+# One line for each device in use, but those of the system itself.
 mapped_devices() {
-    cat /sys/block/dm-*/dm/name 2>/dev/null || true
+    cat /sys/block/dm-*/dm/name 2>/dev/null | grep -vxFf /run/kept || true
+}
+device_nodes() {
+    ls -d /sys/block/dm-* 2>/dev/null | grep -vxFf /run/kept || true
 }
 loop_devices() {
-    cat /sys/block/loop*/loop/backing_file 2>/dev/null || true
+    cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -vxFf /run/kept || true
 }
 
 # No mount of this step, no mapped device and no loop device is left. The kernel may need a moment for the last close.
 nothing_left() {
     for _ in $(seq 100); do
         # A device that is being removed has no name any more.
-        left="$(grep " $POINT" /proc/mounts || true)$(ls -d /sys/block/dm-* 2>/dev/null || true)$(loop_devices)"
+        left="$(grep " $POINT" /proc/mounts || true)$(device_nodes)$(loop_devices)"
         [ -n "$left" ] || return 0
         sleep 0.05
     done

@@ -8,8 +8,9 @@
 #   qemu/                    QEMU and its libraries; the wrapper is bin/qemu-system-x86_64
 #   vm/KERNEL/vmlinuz        the kernel; its version is in the file release
 #   vm/KERNEL/modules.cpio   its modules as far as the tests need them, to be unpacked into the first root file system
+#   systemd/VERSION.tar      a small Debian with that systemd, its containers, udev and D-Bus
 #
-# To get newer kernels, remove the folder vm.
+# To get newer ones, remove the folders vm and systemd.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export MKIMG_TOOLS=${MKIMG_TOOLS:-$here/../../target/tools}
@@ -23,6 +24,8 @@ qemu_suite=trixie
 # The oldest kernel with all that the tests look for, the one with file-backed mounts and all compressors, the newest;
 # and one from before compressed and sparse images, for what it has to refuse.
 kernels=(6.1:bookworm 6.12:bookworm-backports newest:trixie-backports 5.10:bullseye)
+# That of Debian 12, and one with image policies.
+systemds=(252:bookworm 257:trixie)
 # Built into some kernels and a module of others. The second list is not in all of them.
 needed=(virtio_pci virtio_blk ext4 loop dm-verity erofs overlay)
 wanted=(crc32c_generic crc32c-intel libcrc32c fuse nbd ublk_drv)
@@ -93,6 +96,30 @@ get_kernel() { # get_kernel NAME SUITE
     mv "$work" "$dir"
 }
 
+# No package manager has a hand in this, and no script of a package is run: systemd alone starts without.
+get_systemd() { # get_systemd VERSION SUITE
+    local version=$1 suite=$2 dir=$MKIMG_TOOLS/systemd name
+    [ ! -e "$dir/$version.tar" ] || return 0
+    echo "vm: unpacking systemd $version of $suite"
+    rm -rf "$dir/.$version"
+    mkdir -p "$dir/.$version/usr"
+    for name in bin sbin lib lib64; do
+        mkdir "$dir/.$version/usr/$name"
+        ln -s "usr/$name" "$dir/.$version/$name"
+    done
+    unpack_tree "$suite" "$dir/.$version" \
+        base-files mawk usr-is-merged systemd systemd-container udev dbus libcryptsetup12 >/dev/null
+    [ "$("$dir/.$version"/lib64/ld-linux-x86-64.so.2 --library-path \
+        "$dir/.$version/usr/lib/x86_64-linux-gnu:$dir/.$version/usr/lib/x86_64-linux-gnu/systemd" \
+        "$dir/.$version/usr/bin/systemctl" --version | awk 'NR == 1 { print $2 }')" = "$version" ] ||
+        { echo "vm: $suite has another systemd than $version" >&2; return 1; }
+    # The largest parts that the tests have no use for.
+    rm -r "$dir/.$version"/usr/lib/{x86_64-linux-gnu/gconv,udev/hwdb.d}
+    tar -C "$dir/.$version" --sort=name --owner=0 --group=0 --numeric-owner -cf "$dir/$version.part" .
+    mv "$dir/$version.part" "$dir/$version.tar"
+    rm -rf "$dir/.$version"
+}
+
 # In a subshell of its own with errexit in force, which a plain `get || ...` would switch off.
 attempt() { # attempt WHAT COMMAND...
     local what=$1 status=0
@@ -110,6 +137,7 @@ if [ "$(dpkg --print-architecture)" != amd64 ]; then
 fi
 attempt QEMU get_qemu
 for kernel in "${kernels[@]}"; do attempt "kernel ${kernel%:*}" get_kernel "${kernel%:*}" "${kernel#*:}"; done
+for systemd in "${systemds[@]}"; do attempt "systemd ${systemd%:*}" get_systemd "${systemd%:*}" "${systemd#*:}"; done
 
 if [ -x "$MKIMG_TOOLS/bin/qemu-system-x86_64" ]; then
     printf '%-12s %s\n' qemu "$("$MKIMG_TOOLS/bin/qemu-system-x86_64" --version | sed -n 1p)"

@@ -22,7 +22,7 @@ mod upper;
 use std::fs::File;
 use std::path::Path;
 
-use mkimg_format::detached::WithoutData;
+use mkimg_format::detached::{Sealed, WithoutData};
 use mkimg_format::header::Header;
 use mkimg_kernel::dm::{self, VerityTable};
 use mkimg_kernel::mounts::Backing;
@@ -148,12 +148,13 @@ fn tree_of(
     if !place.covers.is_empty() {
         return cannot(report, "the image is hidden by another mount".to_owned());
     }
-    let header = match Header::read(file) {
-        Ok(header) => header,
+    let opened = Sealed::open(file).and_then(|image| Ok((Header::read(&image)?, image)));
+    let (header, image) = match opened {
+        Ok(opened) => opened,
         Err(error) => return cannot(report, format!("the records cannot be found: {error}")),
     };
     // The records come first: a tree that equals forged records proves nothing.
-    let records = WithoutData::new(file, &header);
+    let records = WithoutData::new(&image, &header);
     match verify_image(&records, &Options { progress: None, ..options.image }) {
         Ok(checked) if are_whole(&checked) => {}
         Ok(_) => return cannot(report, "the records in the backing file cannot be trusted".to_owned()),
