@@ -108,6 +108,16 @@ pub(crate) fn utc(time: Timestamp) -> String {
     )
 }
 
+/// A UUID as it is written.
+pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits = mkimg_format::hex(uuid);
+    let (a, rest) = digits.split_at(8);
+    let (b, rest) = rest.split_at(4);
+    let (c, rest) = rest.split_at(4);
+    let (d, e) = rest.split_at(4);
+    [a, b, c, d, e].join("-")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use super::inspect_volume;
 use super::layer_counts::LayerCounts;
 use crate::args::InspectArgs;
 use crate::image::{Image, open_any};
-use crate::output::{count, json_line, show, size, stdout, text_and_base64};
+use crate::output::{count, json_line, show, size, stdout, text_and_base64, uuid_text};
 
 #[derive(Serialize)]
 struct Inspection<'a> {
@@ -244,15 +244,6 @@ fn hot(image: &Image, seal: &Seal<&Sealed<File>>, contents: u64) -> Result<Hot> 
         first_block: range.as_ref().map(|range| block(range.start)),
         last_block: range.as_ref().map(|range| block(range.end.saturating_sub(1))),
     })
-}
-
-pub(super) fn uuid_text(uuid: &[u8; 16]) -> String {
-    let digits = hex(uuid);
-    let (a, rest) = digits.split_at(8);
-    let (b, rest) = rest.split_at(4);
-    let (c, rest) = rest.split_at(4);
-    let (d, e) = rest.split_at(4);
-    [a, b, c, d, e].join("-")
 }
 
 fn text(inspection: &Inspection<'_>, out: &mut impl Write) -> Result<()> {

@@ -12,8 +12,7 @@ use mkimg_format::hex;
 use mkimg_format::volume::{Joined, Place, Volume};
 use serde::Serialize;
 
-use super::inspect::uuid_text;
-use crate::output::{json_line, show, size, stdout};
+use crate::output::{json_line, show, size, stdout, uuid_text};
 
 #[derive(Serialize)]
 struct Inspection {

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 mod export_disk;
 pub(crate) mod extract;
+mod image_report;
 pub(crate) mod inspect;
 mod inspect_volume;
 mod layer_counts;

@@ -11,7 +11,7 @@ use mkimg_remote::Remote;
 use mkimg_repair::{Options, Repaired, repair};
 use serde::Serialize;
 
-use super::verify_image::{finding_line, findings, text_line};
+use super::image_report::{finding_line, findings, text_line};
 use crate::args::RepairArgs;
 use crate::copies::Copy;
 use crate::image::open_file;

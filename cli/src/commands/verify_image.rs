@@ -1,7 +1,6 @@
 //! `mkimg verify IMAGE`
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -9,66 +8,23 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use mkimg_format::ddi::Role;
 use mkimg_format::detached::Sealed;
-use mkimg_format::erofs::escape;
-use mkimg_format::hex;
-use mkimg_sign::{Certificate, Vouching, partition};
-use mkimg_verify::{Finding, Options, Report, verify_image};
-use serde::Serialize;
+use mkimg_sign::{Certificate, partition};
+use mkimg_verify::{Finding, Options, verify_image};
 
-use super::verify_volume::{self, Unsealed};
+use super::image_report;
 use crate::args::VerifyArgs;
-use crate::image::open_file;
-use crate::output::{count, json_line, show, size, stdout, text_or_base64};
+use crate::output::show;
 use crate::progress::Bar;
-use crate::trust::{Anchored, with_partition};
-
-#[derive(Serialize)]
-pub(super) struct FindingLine<'a> {
-    region: &'static str,
-    offset: u64,
-    length: u64,
-    problem: &'a str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    paths: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    paths_b64: Vec<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    more_paths: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde wants")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[derive(Serialize)]
-struct Summary {
-    clean: bool,
-    complete: bool,
-    #[serde(flatten)]
-    anchored: Anchored,
-    detached_seal: bool,
-    root_hash: String,
-    data_blocks: u64,
-    image_size: u64,
-    bytes_read: u64,
-    findings: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsealed: Option<Unsealed>,
-}
+use crate::trust::with_partition;
 
 /// Audits an image file, a detached seal, or a disk with an image in it.
-pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
+pub(super) fn run(args: &VerifyArgs, path: &Path, image: &Sealed<File>) -> Result<ExitCode> {
     let name = || show(path);
-    let image = Sealed::open(open_file(path)?).with_context(name)?;
-    if let Some(volume) = args.hashes.open(path, &image)? {
-        return verify_volume::run(args, path, &volume);
-    }
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
     // Who vouches for it comes first; that all of it is what they vouch for, the audit tells.
-    let trust = with_partition(args.trust.trust()?, &image);
-    let (anchor, mut refusal) = match trust.anchor(&image, SystemTime::now()) {
+    let trust = with_partition(args.trust.trust()?, image);
+    let (anchor, mut refusal) = match trust.anchor(image, SystemTime::now()) {
         Ok(anchor) => (anchor, None),
         Err(refusal) => (None, Some(refusal.to_string())),
     };
@@ -79,7 +35,7 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let report = verify_image(image.io(), &options);
     bar.clear();
     let mut report = report.with_context(name)?;
-    report.findings.extend(signature_partition(&image, &trust.certificates));
+    report.findings.extend(signature_partition(image, &trust.certificates));
     if let Some(anchor) = anchor.as_ref().filter(|_| report.is_clean()) {
         refusal = anchor.admit().err().map(|error| error.to_string());
     }
@@ -88,7 +44,7 @@ pub(super) fn run(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
         report.findings.insert(0, Finding::of_trust(offset, problem));
     }
     let by = anchor.map(|anchor| anchor.by);
-    finish(args, path, &report, by.as_ref(), None)
+    image_report::finish(args, path, &report, by.as_ref(), None)
 }
 
 /// What is wrong with the signature in the signature partition of a disk, if it can be read at all.
@@ -98,129 +54,4 @@ fn signature_partition(image: &Sealed<File>, certificates: &[Certificate]) -> Op
     let problem = partition::check(&signature, certificates).err()?;
     let offset = disk.partition(Role::Signature).map_or(0, |partition| partition.bytes.start);
     Some(Finding::of_signature_partition(offset, problem.to_string()))
-}
-
-/// Prints a report, whoever has written the image, and gives its exit status.
-pub(super) fn finish(
-    args: &VerifyArgs,
-    path: &Path,
-    report: &Report,
-    by: Option<&Vouching>,
-    unsealed: Option<Unsealed>,
-) -> Result<ExitCode> {
-    let printed = print(args, path, report, by, unsealed);
-    super::verdict(report.is_clean(), report.complete, printed)
-}
-
-fn print(
-    args: &VerifyArgs,
-    path: &Path,
-    report: &Report,
-    by: Option<&Vouching>,
-    unsealed: Option<Unsealed>,
-) -> Result<()> {
-    let mut out = stdout();
-    if args.compare.json {
-        for finding in &report.findings {
-            json_line(&mut out, &finding_line(finding))?;
-        }
-        json_line(&mut out, &summary(report, by, unsealed))?;
-    } else {
-        text(path, report, by, unsealed.as_ref(), &mut out)?;
-    }
-    out.flush()?;
-    Ok(())
-}
-
-pub(super) fn finding_line(finding: &Finding) -> FindingLine<'_> {
-    let mut paths = Vec::new();
-    let mut paths_b64 = Vec::new();
-    for path in &finding.paths {
-        match text_or_base64(path) {
-            Ok(text) => paths.push(text),
-            Err(encoded) => paths_b64.push(encoded),
-        }
-    }
-    FindingLine {
-        region: finding.region.word(),
-        offset: finding.offset,
-        length: finding.length,
-        problem: &finding.problem,
-        paths,
-        paths_b64,
-        more_paths: finding.more_paths,
-    }
-}
-
-fn summary(report: &Report, by: Option<&Vouching>, unsealed: Option<Unsealed>) -> Summary {
-    Summary {
-        clean: report.is_clean(),
-        complete: report.complete,
-        anchored: Anchored::new(report.anchored, by.or(Some(&Vouching::RootHash))),
-        detached_seal: report.data_absent,
-        root_hash: hex(&report.root_hash),
-        data_blocks: report.data_blocks,
-        image_size: report.image_size,
-        bytes_read: report.bytes_read,
-        findings: findings(report),
-        unsealed,
-    }
-}
-
-pub(super) fn findings(report: &Report) -> u64 {
-    report.truncated_findings.saturating_add(report.findings.len() as u64)
-}
-
-fn text(
-    path: &Path,
-    report: &Report,
-    by: Option<&Vouching>,
-    unsealed: Option<&Unsealed>,
-    out: &mut impl Write,
-) -> Result<()> {
-    let path = show(path);
-    if report.anchored {
-        writeln!(out, "{path}: checked against {}", by.unwrap_or(&Vouching::RootHash))?;
-    } else {
-        let hint = match unsealed {
-            Some(_) => "give --root-hash, or --cert with --signature, to know whose image it is",
-            None => "give --root-hash, --key or --cert to know whose image it is",
-        };
-        writeln!(out, "{path}: checked for consistency only; {hint}")?;
-    }
-    for line in unsealed.iter().flat_map(|unsealed| unsealed.lines()) {
-        writeln!(out, "{path}: {line}")?;
-    }
-    for finding in &report.findings {
-        text_line(finding, out)?;
-    }
-    let what = if report.data_absent { "detached seal" } else { "image" };
-    if report.is_clean() {
-        let read = size(report.bytes_read);
-        writeln!(out, "clean: {read} of the {what} read, root hash {}", hex(&report.root_hash))?;
-    } else {
-        let found = count(findings(report), "finding");
-        let incomplete = if report.complete { "" } else { ", and not everything could be read" };
-        writeln!(out, "NOT clean: {found}{incomplete}")?;
-    }
-    Ok(())
-}
-
-/// One finding for people.
-pub(super) fn text_line(finding: &Finding, out: &mut impl Write) -> Result<()> {
-    write!(
-        out,
-        "{:<17} {:>12} {:>10}  {}",
-        finding.region.word(),
-        finding.offset,
-        if finding.length == 0 { "-".to_owned() } else { size(finding.length) },
-        finding.problem,
-    )?;
-    let more = finding.more_paths.saturating_add(finding.paths.len() as u64).saturating_sub(1);
-    match finding.paths.first() {
-        None => writeln!(out)?,
-        Some(path) if more == 0 => writeln!(out, "  {}", escape(path))?,
-        Some(path) => writeln!(out, "  {} and {more} more", escape(path))?,
-    }
-    Ok(())
 }

@@ -13,7 +13,7 @@ use mkimg_verify::tree::TreeOptions;
 use mkimg_verify::{Options, Report};
 use serde::Serialize;
 
-use super::verify_image::{self, FindingLine};
+use super::image_report::{self, FindingLine};
 use super::verify_tree::{self, compared, differ};
 use crate::args::VerifyArgs;
 use crate::differences::{DifferenceLine, Table, View};
@@ -138,7 +138,7 @@ fn json(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut imp
         json_line(out, &Line::Processes(DifferenceLine::new(difference, &layers)))?;
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
-        json_line(out, &Line::File(verify_image::finding_line(finding)))?;
+        json_line(out, &Line::File(image_report::finding_line(finding)))?;
     }
     let tree = report.tree.as_ref();
     let summary = Summary {
@@ -190,7 +190,7 @@ fn text(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut imp
     }
     for finding in report.backing.iter().flat_map(|backing| &backing.findings) {
         write!(out, "{} ", style.alarm("! file"))?;
-        verify_image::text_line(finding, out)?;
+        image_report::text_line(finding, out)?;
     }
     for unseen in unseen(report) {
         writeln!(out, "not seen: {unseen}")?;
@@ -213,7 +213,7 @@ fn text(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut imp
         found.push(differ(&tree.findings, tree.truncated));
     }
     if let Some(backing) = report.backing.as_ref().filter(|backing| !backing.findings.is_empty()) {
-        found.push(format!("{} in the backing file", count(verify_image::findings(backing), "finding")));
+        found.push(format!("{} in the backing file", count(image_report::findings(backing), "finding")));
     }
     if !report.is_complete() {
         found.push("not everything could be looked at".to_owned());

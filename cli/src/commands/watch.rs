@@ -12,7 +12,7 @@ use mkimg_verify::tree::Difference;
 use mkimg_verify::watch::{Below, Mount, Notice, Outcome, Subject, Tree, Watch};
 use serde::Serialize;
 
-use super::{verify_image, verify_mount, verify_tree};
+use super::{image_report, verify_mount, verify_tree};
 use crate::args::{VerifyArgs, WatchArgs};
 use crate::differences::{DifferenceLine, Table, View};
 use crate::failure;
@@ -188,7 +188,7 @@ fn line(below: &Below) -> verify_mount::Line<'_> {
         Below::Mount(problem) => {
             verify_mount::Line::Kernel { kind: problem.kind.word(), problem: &problem.text }
         }
-        Below::File(finding) => verify_mount::Line::File(verify_image::finding_line(finding)),
+        Below::File(finding) => verify_mount::Line::File(image_report::finding_line(finding)),
     }
 }
 
