@@ -4,10 +4,12 @@
 //! comes later and finds it taken must have the very layout of that inode. The table covers [`WINDOW`] blocks; the
 //! inodes of a larger image are gone through once for each window.
 
+use std::ops::Range;
+
 use super::block0::at;
 use super::findings::About;
 use super::inode::may_have_tail;
-use super::{Lint, first_nonzero};
+use super::{Lint, first_nonzero, stretches};
 use crate::erofs::pieces::records_start;
 use crate::erofs::raw::MAP_HEADER_LEN;
 use crate::erofs::{FileSystem, FileType, Inode, Layout, Nid};
@@ -124,21 +126,15 @@ impl Lint<'_> {
         let nid = inode.nid;
         let about = About::Inode(nid);
         let mut first = true;
-        for extent in fs.extents(inode) {
-            let extent = match extent {
-                Ok(extent) => extent,
-                Err(error @ Error::Io { .. }) => return Err(error),
-                Err(_) => return Ok(()),
-            };
-            let length = extent.stored();
-            let Some(start) = extent.physical.filter(|_| length > 0) else { continue };
+        for stretch in stretches(fs, inode) {
+            let Range { start, end: stop } = stretch?;
             if matches!(inode.layout, Layout::Inline { tail, .. } if tail == start) {
                 continue;
             }
-            let stop = start.saturating_add(length);
             let (block, block_end) = (start / BLOCK_SIZE, stop.div_ceil(BLOCK_SIZE));
             if block == 0 || block_end > area_end {
                 if owners.first == 1 {
+                    let length = stop.saturating_sub(start);
                     let problem = format!("{length} bytes of content lie outside the data area");
                     self.out.add(Part::Data, start, about, problem);
                 }

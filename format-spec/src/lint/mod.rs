@@ -59,8 +59,10 @@ mod space;
 mod tree;
 mod xattr;
 
-use crate::erofs::FileSystem;
+use std::ops::Range;
+
 use crate::erofs::raw::{INCOMPAT_48BIT, INCOMPAT_CHUNKED_FILE, INCOMPAT_COMPR_CFGS, RawSuperblock};
+use crate::erofs::{Extent, FileSystem, Inode};
 use crate::header::Header;
 use crate::seal::Seal;
 use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result};
@@ -183,6 +185,24 @@ fn shares_blocks<R: ReadAt>(image: &R, header: &Header) -> Result<bool> {
         Err(error @ Error::Io { .. }) => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+/// Where the content of a file stands. A broken map, which the check of its inode reports, ends it.
+fn stretches<'a, R: ReadAt>(
+    fs: &'a FileSystem<R>,
+    inode: &'a Inode,
+) -> impl Iterator<Item = Result<Range<u64>>> + 'a {
+    let whole = |extent| match extent {
+        Err(error @ Error::Io { .. }) => Some(Err(error)),
+        extent => extent.ok().map(Ok),
+    };
+    fs.extents(inode).map_while(whole).filter_map(|extent: Result<Extent>| {
+        let stretch = |extent: Extent| {
+            let start = extent.physical.filter(|_| extent.stored() > 0)?;
+            Some(start..start.saturating_add(extent.stored()))
+        };
+        extent.map(stretch).transpose()
+    })
 }
 
 /// Offset of the first byte of a range that is not zero.

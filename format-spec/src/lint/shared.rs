@@ -5,10 +5,12 @@
 //! two numbers are enough: how far the longest stretch reaches that starts there, and the least that a file which ends
 //! there uses of it. Both take as long to enter as the maps are; each block is read at most once.
 
+use std::ops::Range;
+
 use super::findings::About;
-use super::{Lint, first_nonzero};
+use super::{Lint, first_nonzero, stretches};
 use crate::erofs::{Extent, FileSystem, FileType, Inode, Layout, SHARED_BLOCKS_MAX};
-use crate::{BLOCK_SIZE, Error, Part, ReadAt, Result, blocks_for};
+use crate::{BLOCK_SIZE, Part, ReadAt, Result, blocks_for};
 
 /// Blocks that are looked at in one go: 8 GiB of data, 12 MiB of memory.
 const WINDOW: u64 = 2 << 20;
@@ -102,18 +104,12 @@ impl Lint<'_> {
         inode: &Inode,
         blocks: &mut Blocks,
     ) -> Result<()> {
-        for extent in fs.extents(inode) {
-            let extent = match extent {
-                Ok(extent) => extent,
-                Err(error @ Error::Io { .. }) => return Err(error),
-                Err(_) => return Ok(()),
-            };
-            let length = extent.stored();
-            let Some(start) = extent.physical.filter(|_| length > 0) else { continue };
-            let stop = start.saturating_add(length);
-            if start >= BLOCK_SIZE && stop <= self.space.start {
-                blocks.enter(start, stop);
+        for stretch in stretches(fs, inode) {
+            let Range { start, end } = stretch?;
+            if start >= BLOCK_SIZE && end <= self.space.start {
+                blocks.enter(start, end);
             } else if blocks.first == 1 {
+                let length = end.saturating_sub(start);
                 let problem = format!("{length} bytes of content lie outside the data area");
                 self.out.add(Part::Data, start, About::Inode(inode.nid), problem);
             }
