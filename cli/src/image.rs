@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use mkimg_format::ReadAt;
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::header::Header;
@@ -47,11 +48,17 @@ pub(crate) fn open_any(path: &Path) -> Result<Sealed<File>> {
     Ok(sealed)
 }
 
-/// The header of an image, for what needs its records.
-pub(crate) fn header(path: &Path, image: &Sealed<File>) -> Result<Header> {
+/// Refuses an image of another writer, where nothing can be done without a seal.
+pub(crate) fn refuse_others(path: &Path, image: &impl ReadAt) -> Result<()> {
     if is_of_others(image).unwrap_or(false) {
         bail!("{}: has no seal, as mkimg has not written it", show(path));
     }
+    Ok(())
+}
+
+/// The header of an image, for what needs its records.
+pub(crate) fn header(path: &Path, image: &Sealed<File>) -> Result<Header> {
+    refuse_others(path, image)?;
     Header::read(image).with_context(|| show(path))
 }
 

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use mkimg_format::detached::Sealed;
-use mkimg_format::volume::{Joined, Place, Volume, is_of_others};
+use mkimg_format::volume::{Joined, Place, Volume, in_own_file, is_of_others};
 use mkimg_format::{Error, Problem};
 
 use crate::image::open_file;
@@ -71,7 +71,11 @@ impl HashArgs {
                     ),
                 }
             }
-            volume => volume.with_context(|| show(path))?,
+            volume => volume.map_err(|error| {
+                let (error, of_hashes) = in_own_file(error);
+                let file = self.hash_file.as_deref().filter(|_| of_hashes).unwrap_or(path);
+                anyhow::Error::new(error).context(show(file))
+            })?,
         };
         Ok(Some(VolumeFile { image, volume }))
     }

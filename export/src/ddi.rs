@@ -112,7 +112,12 @@ mod tests {
         for (own, asked, expected) in [
             (Some("amd64"), Some("arm64"), "is for amd64, not for arm64"),
             (None, None, "its source names no architecture; say which with --architecture"),
-            (Some("wasm"), None, "systemd has no type of partition for architecture wasm"),
+            (
+                Some("wasm"),
+                None,
+                "systemd has no type of partition for architecture wasm; they are named as in OCI: arm, arm64, loong64, mips, \
+                 mipsle, mips64, mips64le, ppc, ppc64, ppc64le, riscv, riscv64, s390, s390x, 386, amd64",
+            ),
         ] {
             assert_eq!(oci(own, asked).unwrap_err(), expected);
         }

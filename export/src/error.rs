@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use mkimg_format::ddi::ARCHITECTURES;
 use mkimg_format::erofs::escape;
 
 /// Result of an export.
@@ -43,7 +44,7 @@ pub enum Error {
         asked: String,
     },
     /// No partition can be for it.
-    #[error("systemd has no type of partition for architecture {0}")]
+    #[error("systemd has no type of partition for architecture {0}; they are named as in OCI: {names}", names = architectures())]
     UnknownArchitecture(String),
     /// What a signature partition would hold is no signature.
     #[error("the PKCS#7 signature of {0} is not over this root hash")]
@@ -92,6 +93,10 @@ impl Error {
     pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| Self::Write { path: path.to_owned(), source }
     }
+}
+
+fn architectures() -> String {
+    ARCHITECTURES.each_ref().map(|architecture| architecture.oci).join(", ")
 }
 
 fn show(path: &Path) -> String {

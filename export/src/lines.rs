@@ -90,14 +90,14 @@ impl Lines<'_> {
         let name = self.name();
         // A device is one already.
         let is_device = self.image.file.metadata().is_ok_and(|found| found.file_type().is_block_device());
-        let (device, undo) = if is_device {
-            (format!("device={image}"), String::new())
+        let (device, failed, undo) = if is_device {
+            (format!("device={image}"), "", "")
         } else {
-            let undo = "; losetup --detach \"$device\"".to_owned();
-            (format!("device=$(losetup --find --show --read-only {image})"), undo)
+            let attached = format!("device=$(losetup --find --show --read-only {image})");
+            (attached, " ||\n{ losetup --detach \"$device\"; false; }", "; losetup --detach \"$device\"")
         };
         Ok(format!(
-            "{device} &&\ndmsetup create {name} --readonly --table \"{}\"\n\
+            "{device} &&\ndmsetup create {name} --readonly --table \"{}\"{failed}\n\
              # mount -t erofs -o ro /dev/mapper/{name} /mnt\n# dmsetup remove {name}{undo}\n",
             self.parameters.table("$device")
         ))

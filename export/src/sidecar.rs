@@ -62,6 +62,14 @@ impl Sidecar {
         self == Self::Verity
     }
 
+    /// Makes sure that there is something to write.
+    ///
+    /// # Errors
+    /// [`Error::Unsigned`].
+    pub fn check(self, image: &Image) -> Result<()> {
+        if self == Self::Pkcs7 && image.pkcs7.is_none() { Err(Error::Unsigned) } else { Ok(()) }
+    }
+
     /// Writes it beside the image at `path`, in place of what was there, and returns where that is.
     ///
     /// # Errors

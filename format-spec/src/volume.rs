@@ -74,6 +74,19 @@ impl<D: ReadAt, H: ReadAt> ReadAt for Joined<D, H> {
     }
 }
 
+/// An error with the offset that it has in its own file, and whether that is the one with the tree.
+#[must_use]
+pub fn in_own_file(mut error: Error) -> (Error, bool) {
+    let mut of_hashes = false;
+    if let Error::Corrupt { offset, .. } | Error::Unsupported { offset, .. } | Error::Io { offset, .. } =
+        &mut error
+        && let Some(own) = offset.checked_sub(HASH_FILE)
+    {
+        (*offset, of_hashes) = (own, true);
+    }
+    (error, of_hashes)
+}
+
 /// An image of another writer: where its tree is, and how it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {

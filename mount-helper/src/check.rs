@@ -35,7 +35,7 @@ pub fn check_trusted(
     threads: NonZeroUsize,
     progress: Option<&(dyn Fn(u64, u64) + Sync)>,
 ) -> Result<(CheckedImage, Option<Anchor>), String> {
-    refuse_disk(image)?;
+    refuse_other_forms(image)?;
     if is_of_others(image).map_err(|error| error.to_string())? {
         return check_volume(image, Place::Usual, policy, trust, kernel_signature, threads, progress);
     }
@@ -54,15 +54,16 @@ pub fn check_trusted(
     Ok((checked, anchor))
 }
 
-/// An image in a partition is mounted from there, which is not what any option here is about.
-fn refuse_disk(image: &File) -> Result<(), String> {
-    match Sealed::open(image) {
-        Ok(sealed) if sealed.disk().is_some() => Err(
+/// Refuses what is no image by itself. One in a partition is mounted from there, which is not what any option here is about.
+fn refuse_other_forms(image: &File) -> Result<(), String> {
+    let reason = match Sealed::open(image) {
+        Ok(sealed) if sealed.is_detached() => "is a detached seal; mount the image itself",
+        Ok(sealed) if sealed.disk().is_some() => {
             "is a disk with an image in it: mount it with systemd-dissect --mount, or mount the image itself"
-                .to_owned(),
-        ),
-        _ => Ok(()),
-    }
+        }
+        _ => return Ok(()),
+    };
+    Err(reason.to_owned())
 }
 
 /// Audits an open image as far as a policy asks for it: completely for [`VerityPolicy::Once`], otherwise its

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use mkimg_format::erofs::{FileSystem, escape};
 use mkimg_format::sound;
 use mkimg_format::volume::{Joined, Place, Volume, is_of_others};
-use mkimg_format::{BLOCK_SIZE, Error, ReadAt, hex};
+use mkimg_format::{BLOCK_SIZE, Error, Problem, ReadAt, hex};
 use mkimg_sign::{Anchor, Trust};
 use mkimg_verify::{Options, verify_volume};
 
@@ -40,7 +40,7 @@ pub fn check_volume(
         );
     }
     let joined = Joined::new(image, None::<&File>);
-    let volume = Volume::open(&joined, place).map_err(fail)?;
+    let volume = Volume::open(&joined, place).map_err(|error| no_tree(error, place))?;
     let claimed = volume.claimed_root(&joined).map_err(fail)?;
     let anchor = trust.anchor_root(claimed, SystemTime::now()).map_err(|refusal| refusal.to_string())?;
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
@@ -72,6 +72,19 @@ pub fn check_volume(
         fec: None,
     };
     Ok((checked, anchor))
+}
+
+/// Why there is no tree to check with.
+fn no_tree(error: Error, place: Place) -> String {
+    match (&error, place) {
+        (Error::Corrupt { problem: Problem::Magic | Problem::OutOfBounds { .. }, .. }, Place::At(offset)) => {
+            format!("there is no dm-verity superblock at byte {offset}")
+        }
+        (Error::Corrupt { problem: Problem::Magic | Problem::OutOfBounds { .. }, .. }, Place::Usual) => {
+            "mkimg has not written this image, and there is no dm-verity superblock behind its file system; it has to be in the same file, and --hash-offset says where else".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// What the reader does not know of a file system that is sound otherwise.

@@ -46,7 +46,10 @@ impl Place {
     /// Whether a text is meant to be a place, and not a path.
     #[must_use]
     pub fn is_meant(text: &str) -> bool {
-        ["http://", "https://", "docker://"].iter().any(|scheme| text.starts_with(scheme))
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| {
+            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        })
     }
 }
 

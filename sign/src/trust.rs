@@ -57,7 +57,9 @@ pub enum Refusal {
     #[error("is not signed")]
     Unsigned,
     /// There is nobody to trust.
-    #[error("a signature is wanted, but there is no key and no certificate to check one with")]
+    #[error(
+        "a signature is wanted, and nobody is trusted; give --key or --cert, or put a certificate into /etc/verity.d"
+    )]
     NobodyTrusted,
     /// No signature is one that was asked for; at least one reason.
     #[error("no signature holds: {}", join(.0))]

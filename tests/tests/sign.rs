@@ -540,6 +540,7 @@ fn certificates_of_verity_d() {
     bench.pair("rsa", RSA);
     let _ = bench.mkimg("sign web.img --key rsa.key --cert rsa.crt").code(0);
     let refused = bench.refusal("web.img --require-signature");
-    assert_eq!(refused, "a signature is wanted, but there is no key and no certificate to check one with");
+    let hint = "give --key or --cert, or put a certificate into /etc/verity.d";
+    assert_eq!(refused, format!("a signature is wanted, and nobody is trusted; {hint}"));
     let _ = bench.accepted("web.img --require-signature --cert rsa.crt");
 }

@@ -80,7 +80,7 @@ impl FlavorArg {
     after_help = "\
 Examples:
   mkimg export web.raw --sidecar roothash --sidecar verity    for RootImage= and systemd-nspawn
-  mkimg export web.img --ddi web.raw                          the same as a disk with partitions
+  mkimg export web.img --ddi disk.raw                         the same as a disk with partitions
   mkimg export tools.img --ddi tools.raw --sysext             a disk for systemd-sysext
   mkimg export web.img --ddi web_3.raw --portable             a disk for portablectl
   mkimg export web.img --print veritysetup                    lines for a shell; | sh runs them
@@ -102,7 +102,7 @@ pub(crate) struct ExportArgs {
     /// Write a disk with a GUID partition table, as systemd wants it: file system, dm-verity tree, and the PKCS#7
     /// signature if there is one.
     ///
-    /// All other commands but sign and mount read it as they read the image. With --cert the certificate of the
+    /// All other commands but export, sign and mount read it as they read the image. With --cert the certificate of the
     /// signer is named in it.
     #[arg(long, value_name = "FILE")]
     pub ddi: Option<PathBuf>,

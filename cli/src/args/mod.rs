@@ -22,7 +22,7 @@ pub(crate) use seal::{SealArgs, SealFormat, SignArgs};
 
 /// Turn an OCI image into one sealed EROFS file, mount it, and audit it at any time.
 #[derive(Debug, Parser)]
-#[command(name = "mkimg", version, max_term_width = 100, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "mkimg", version, max_term_width = 110, propagate_version = true, after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub command: Command,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::export_disk;
 use crate::args::ExportArgs;
-use crate::image::open_file;
+use crate::image::{open_file, refuse_others};
 use crate::output::{json_line, show, stdout};
 use crate::progress::Bar;
 use crate::trust::anchor;
@@ -44,6 +44,7 @@ struct DraftOci {
 
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     let file = open_file(&args.image)?;
+    refuse_others(&args.image, &file)?;
     let trust = args.trust.trust()?;
     let anchor = anchor(&args.image, &file, &trust)?;
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash);
@@ -86,7 +87,10 @@ fn export(args: &ExportArgs, image: &Image) -> mkimg_export::Result<Outcome> {
         ddi: None,
         draft_oci: None,
     };
-    // What can be refused for its name is, before anything is written.
+    // What can be refused is, before anything is written.
+    for sidecar in &args.sidecar {
+        sidecar.kind().check(image)?;
+    }
     for tool in args.tools() {
         outcome.lines.push(Lines { tool: tool.name(), text: tool.lines(&args.image, image)? });
     }

@@ -9,7 +9,7 @@ use mkimg_format::erofs::escape;
 use mkimg_format::hex;
 use mkimg_format::volume::Volume;
 use mkimg_sign::Vouching;
-use mkimg_verify::{Finding, Report};
+use mkimg_verify::{Finding, Region, Report};
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
@@ -167,6 +167,8 @@ fn text(
     let path = show(path);
     if report.anchored {
         writeln!(out, "{path}: checked against {}", by.unwrap_or(&Vouching::RootHash))?;
+    } else if report.findings.iter().any(|finding| finding.region == Region::Trust) {
+        writeln!(out, "{path}: nobody who is trusted vouches for it; checked for consistency only")?;
     } else {
         let hint = match unsealed {
             Some(_) => "give --root-hash, or --cert with --signature, to know whose image it is",
@@ -180,7 +182,11 @@ fn text(
     for finding in &report.findings {
         text_line(finding, out)?;
     }
-    let what = if report.data_absent { "detached seal" } else { "image" };
+    let what = match report {
+        Report { data_absent: true, .. } => "detached seal",
+        Report { on_disk: true, .. } => "disk",
+        _ => "image",
+    };
     if report.is_clean() {
         let read = size(report.bytes_read);
         writeln!(out, "clean: {read} of the {what} read, root hash {}", hex(&report.root_hash))?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::image_report::{finding_line, findings, text_line};
 use crate::args::RepairArgs;
 use crate::copies::Copy;
-use crate::image::open_file;
+use crate::image::{open_file, refuse_others};
 use crate::output::{count, json_line, show, size, stdout};
 use crate::progress::Bar;
 
@@ -52,6 +52,9 @@ pub(crate) fn run(args: &RepairArgs) -> Result<ExitCode> {
         _ => repair(&image, &readers, output.file(), &options),
     };
     bar.clear();
+    if repaired.is_err() {
+        refuse_others(&args.image, &image)?;
+    }
     let repaired = repaired.with_context(|| show(&args.image))?;
     if repaired.is_complete() {
         output.finish()?;

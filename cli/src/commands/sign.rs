@@ -18,7 +18,7 @@ use mkimg_verify::{Options, Region, verify_image};
 use serde::Serialize;
 
 use crate::args::SignArgs;
-use crate::image::{open_file, open_for_update};
+use crate::image::{open_file, open_for_update, refuse_others};
 use crate::output::{count, json_line, show, stdout};
 use crate::progress::Bar;
 
@@ -134,6 +134,7 @@ fn open(path: &Path, file: &File) -> Result<(Subject, Trailer)> {
     if sealed.disk().is_some() {
         bail!("{}: is a disk with an image in it; sign the image, and export it then", show(path));
     }
+    refuse_others(path, file)?;
     let bar = Bar::new();
     let advance = |done, total| bar.show("check", done, total);
     let options = Options { root_hash: None, threads: super::threads(None), progress: Some(&advance) };

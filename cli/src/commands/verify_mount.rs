@@ -173,10 +173,11 @@ fn text(target: &Path, report: &LiveReport, by: Option<&Vouching>, out: &mut imp
     let claim = match by {
         Some(by) if report.is_anchored() => format!("checked against {by}"),
         Some(by) => format!("nothing could be checked against {by}"),
-        None => {
+        None if report.tree.is_some() => {
             let hint = "give --root-hash, --key or --cert to know whose they are";
             format!("checked against the records in its own image; {hint}")
         }
+        None => "compared with no records".to_owned(),
     };
     writeln!(out, "{target}: {claim}")?;
     writeln!(out, "{target}: {} {}", report.how, show(&report.image))?;

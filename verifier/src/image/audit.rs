@@ -81,7 +81,7 @@ fn with_disk<R: ReadAt>(mut report: Report, image: &detached::Sealed<R>, disk: &
     findings.add_report(&mut report);
     let (findings, truncated_findings, complete) = findings.finish();
     let bytes_read = report.bytes_read.saturating_add(around);
-    Report { findings, truncated_findings, complete, bytes_read, ..report }
+    Report { findings, truncated_findings, complete, bytes_read, on_disk: true, ..report }
 }
 
 struct Audit<'a, R> {
@@ -166,6 +166,7 @@ impl<'a, R: ReadAt + Sync> Audit<'a, R> {
             truncated_findings,
             complete,
             data_absent: self.data_absent,
+            on_disk: false,
             unread: Unread::default(),
         })
     }

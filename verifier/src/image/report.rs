@@ -169,6 +169,8 @@ pub struct Report {
     pub complete: bool,
     /// Whether this was a detached seal, which holds no file data.
     pub data_absent: bool,
+    /// Whether it was an image in the partitions of a disk, all of which was audited.
+    pub on_disk: bool,
     /// What of the structure is of a form that the reader does not know. Its bytes were compared all the same. Images of
     /// mkimg have no such thing: there it is a finding.
     pub unread: Unread,

@@ -103,11 +103,13 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
             image_size: if volume.hash_file.is_some() { volume.data_end() } else { volume.end() },
             fec_roots: 0,
             header: None,
-            bytes_read: scan.bytes_read,
+            // And the block of the superblock, which is no part of the tree.
+            bytes_read: scan.bytes_read.saturating_add(BLOCK_SIZE),
             findings,
             truncated_findings,
             complete,
             data_absent: false,
+            on_disk: false,
             unread,
         }
     }

@@ -24,6 +24,7 @@ use std::path::Path;
 
 use mkimg_format::detached::{Sealed, WithoutData};
 use mkimg_format::header::Header;
+use mkimg_format::volume::{Joined, Place as TreePlace, Volume, is_of_others};
 use mkimg_kernel::dm::{self, VerityTable};
 use mkimg_kernel::mounts::Backing;
 
@@ -35,7 +36,7 @@ use self::place::Place;
 use self::upper::Upper;
 use crate::tree::scope::of_report;
 use crate::tree::{Scope, TreeOptions, TreeReport, audit_scope};
-use crate::{Finding, Options, Region, Report, verify_image};
+use crate::{Finding, Options, Region, Report, verify_image, verify_volume};
 
 /// How to audit a live mount.
 #[derive(Clone, Copy, Default)]
@@ -148,6 +149,11 @@ fn tree_of(
     if !place.covers.is_empty() {
         return cannot(report, "the image is hidden by another mount".to_owned());
     }
+    if is_of_others(file).unwrap_or(false) {
+        let why = "mkimg has not written this image, so there are no records to compare a mount with";
+        report.unseen.push(format!("what processes see: {why}"));
+        return Ok(None);
+    }
     let opened = Sealed::open(file).and_then(|image| Ok((Header::read(&image)?, image)));
     let (header, image) = match opened {
         Ok(opened) => opened,
@@ -172,7 +178,14 @@ fn are_whole(checked: &Report) -> bool {
 /// The bytes of the backing file.
 fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Option<Report> {
     backing::let_go(file);
-    match verify_image(file, options) {
+    let audit = if is_of_others(file).unwrap_or(false) {
+        let joined = Joined::new(file, None::<&File>);
+        let volume = Volume::open(&joined, TreePlace::Usual).map_err(|error| error.to_string());
+        volume.and_then(|volume| verify_volume(&joined, &volume, options).map_err(|error| error.to_string()))
+    } else {
+        verify_image(file, options).map_err(|error| error.to_string())
+    };
+    match audit {
         Ok(audit) => Some(audit),
         Err(error) => {
             report.unseen.push(format!("the backing file: {error}"));
