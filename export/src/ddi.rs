@@ -21,6 +21,8 @@ pub struct Ddi<'a> {
     pub table: Table,
     /// The bytes of the signature partition.
     signature: Option<Vec<u8>>,
+    /// Whether one of the certificates has made that signature.
+    checked: bool,
 }
 
 impl<'a> Ddi<'a> {
@@ -39,15 +41,22 @@ impl<'a> Ddi<'a> {
     ) -> Result<Self> {
         let architecture = choose(image.seal()?.architecture()?.as_deref(), architecture)?;
         let signature = pkcs7.map(|pkcs7| signature(image, pkcs7, certificates)).transpose()?;
+        let checked = signature.as_ref().is_some_and(|signature| signature.fingerprint.is_some());
         let signature = signature.map(|signature| signature.to_partition());
         let table = table(architecture, &image.header, &image.root_hash, signature.as_deref());
-        Ok(Self { image, table, signature })
+        Ok(Self { image, table, signature, checked })
     }
 
     /// Whether it has a signature partition.
     #[must_use]
     pub const fn is_signed(&self) -> bool {
         self.signature.is_some()
+    }
+
+    /// Whether its signature was checked, against a certificate that is named in it now.
+    #[must_use]
+    pub const fn is_checked(&self) -> bool {
+        self.checked
     }
 
     /// Writes it to `path`, in place of what was there.
@@ -59,6 +68,7 @@ impl<'a> Ddi<'a> {
         output.spare(&self.image.file)?;
         output.reserve(self.table.size)?;
         self.fill(output.file()).map_err(Error::write(path))?;
+        self.image.unchanged()?;
         Ok(output.finish()?)
     }
 

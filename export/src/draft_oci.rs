@@ -101,6 +101,7 @@ pub fn write(directory: &Path, flavor: Flavor, image: &Image) -> Result<Written>
     };
     let blobs = Blobs::create(directory)?;
     let (layer, size) = blobs.image(image)?;
+    image.unchanged()?;
     let config = adapted(config, &layer, &statement);
     let platform = ["architecture", "os", "os.version", "os.features", "variant"]
         .into_iter()

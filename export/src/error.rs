@@ -26,6 +26,12 @@ pub enum Error {
         /// How many places there are, as far as they were counted.
         findings: usize,
     },
+    /// Its attributes cannot be read.
+    #[error("cannot stat: {0}")]
+    Stamp(io::Error),
+    /// Somebody has written to it.
+    #[error("has changed while it was exported")]
+    Changed,
     /// Other tools have no use for an image without its file data.
     #[error("is a detached seal; give the image itself")]
     DetachedSeal,

@@ -1,7 +1,9 @@
 //! What every export starts from.
 
 use std::fs::File;
+use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt as _;
 
 use mkimg_format::detached::Sealed;
 use mkimg_format::erofs::FileSystem;
@@ -26,6 +28,15 @@ pub struct Image {
     pub root_hash: Sha256,
     /// The signature of the root hash that Linux and systemd take, if there is one. Whether it holds is for them to say.
     pub pkcs7: Option<Pkcs7>,
+    stamp: Stamp,
+}
+
+/// What changes with the content of a file: length, and seconds and nanoseconds of mtime and ctime.
+type Stamp = (u64, [i64; 4]);
+
+fn stamp(file: &File) -> io::Result<Stamp> {
+    let found = file.metadata()?;
+    Ok((found.len(), [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()]))
 }
 
 impl Image {
@@ -34,6 +45,7 @@ impl Image {
     /// # Errors
     /// It is none, or block 0 does not lead to the root hash.
     pub fn open(file: File, root_hash: Option<Sha256>) -> Result<Self> {
+        let stamp = stamp(&file).map_err(Error::Stamp)?;
         let sealed = Sealed::open(&file)?;
         if sealed.is_detached() {
             return Err(Error::DetachedSeal);
@@ -45,7 +57,7 @@ impl Image {
         let root_hash = root_hash.unwrap_or(trailer.root_hash);
         let (_, header) = Proven::open(&file, root_hash)?;
         let pkcs7 = Signatures::of(&trailer).pkcs7.into_iter().next();
-        Ok(Self { file, header, root_hash, pkcs7 })
+        Ok(Self { file, header, root_hash, pkcs7, stamp })
     }
 
     /// What has to be known of its tree.
@@ -64,6 +76,12 @@ impl Image {
         let options = Options { root_hash: Some(self.root_hash), threads, progress };
         let report = verify_image(&self.file, &options)?;
         if report.is_clean() { Ok(()) } else { Err(Error::Damaged { findings: report.findings.len() }) }
+    }
+
+    /// Makes sure that nobody has written to the image since it was opened: what was copied is what was audited.
+    pub(crate) fn unchanged(&self) -> Result<()> {
+        let now = stamp(&self.file).map_err(Error::Stamp)?;
+        if now == self.stamp { Ok(()) } else { Err(Error::Changed) }
     }
 
     /// The file system, each block of which is led up to the root hash when it is read.

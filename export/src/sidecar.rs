@@ -87,6 +87,7 @@ impl Sidecar {
             Self::VerityJson => write_json(file, &image.parameters()),
         };
         written.map_err(Error::write(&path))?;
+        image.unchanged()?;
         output.finish()?;
         Ok(path)
     }

@@ -61,7 +61,8 @@ fn refuse_other_forms(image: &File) -> Result<(), String> {
         Ok(sealed) if sealed.disk().is_some() => {
             "is a disk with an image in it: mount it with systemd-dissect --mount, or mount the image itself"
         }
-        _ => return Ok(()),
+        Ok(_) => return Ok(()),
+        Err(error) => return Err(error.to_string()),
     };
     Err(reason.to_owned())
 }

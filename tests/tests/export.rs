@@ -179,6 +179,7 @@ fn all_that_is_printed_is_a_line_of_its_kind_or_a_comment() {
         format!("veritysetup open {path} verity-"),
         format!("device=$(losetup --find --show --read-only {path}) &&"),
         format!("dmsetup create {} --readonly --table \"0 ", &device[1..]),
+        "{ losetup --detach \"$device\"; false; }".to_owned(),
         "[Service]".to_owned(),
         format!("RootImage={path}"),
         format!("RootHash={root_hash}"),

@@ -19,6 +19,8 @@ pub(super) struct Disk {
     size: u64,
     partitions: Vec<PartitionLine>,
     signed: bool,
+    /// Whether a certificate that was given has made the signature.
+    signature_checked: bool,
     /// What whoever uses it may miss.
     lacks: Vec<String>,
 }
@@ -70,8 +72,9 @@ pub(super) fn write(
         offset: partition.bytes.start,
         length: partition.length(),
     });
-    let (partitions, signed) = (partitions.collect(), ddi.is_signed());
-    Ok(Disk { path: show(path), size: ddi.table.size, partitions, signed, lacks })
+    let partitions = partitions.collect();
+    let (signed, signature_checked) = (ddi.is_signed(), ddi.is_checked());
+    Ok(Disk { path: show(path), size: ddi.table.size, partitions, signed, signature_checked, lacks })
 }
 
 impl Disk {
@@ -84,6 +87,10 @@ impl Disk {
         if !self.signed {
             let why = "the image has no PKCS#7 signature; mkimg sign --cert makes one";
             writeln!(out, "{mark}{path}: no signature partition, for {why}")?;
+        }
+        if self.signed && !self.signature_checked {
+            let what = "its signature was copied unchecked; with --cert it is checked, and the signer named";
+            writeln!(out, "{mark}{path}: {what}")?;
         }
         for lack in &self.lacks {
             writeln!(out, "{mark}{path}: lacks {lack}")?;

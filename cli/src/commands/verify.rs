@@ -29,6 +29,10 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode> {
 fn of_image(args: &VerifyArgs, path: &Path) -> Result<ExitCode> {
     let image = Sealed::open(open_file(path)?).with_context(|| show(path))?;
     match args.hashes.open(path, &image)? {
+        Some(_) if image.disk().is_some() => bail!(
+            "{}: is a disk with an image that mkimg has not written; what is around it would not be audited: give the image itself",
+            show(path)
+        ),
         Some(volume) => verify_volume::run(args, path, &volume),
         None => verify_image::run(args, path, &image),
     }

@@ -1,12 +1,15 @@
 //! `mkimg verify MOUNTPOINT`
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use mkimg_format::hex;
+use mkimg_format::volume::{Joined, Place, Volume, is_of_others};
 use mkimg_sign::{Anchor, Vouching};
 use mkimg_verify::live::{LiveOptions, LiveReport, audit_mount, backing_file};
 use mkimg_verify::tree::TreeOptions;
@@ -91,6 +94,12 @@ pub(super) fn anchor(args: &VerifyArgs, target: &Path) -> Result<Option<Anchor>>
         return Ok(trust.anchor_by_root_hash());
     }
     match backing_file(target)? {
+        Some(file) if is_of_others(&file).unwrap_or(false) => {
+            let joined = Joined::new(&file, None::<&File>);
+            let root = Volume::open(&joined, Place::Usual).and_then(|volume| volume.claimed_root(&joined));
+            let root = root.with_context(|| show(target))?;
+            trust.anchor_root(root, SystemTime::now()).with_context(|| show(target))
+        }
         Some(file) => crate::trust::anchor(target, &file, &trust),
         None => bail!("{}: the backing file cannot be read, and the signatures are in it", show(target)),
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
+use mkimg_format::volume::in_own_file;
 use mkimg_verify::{Finding, Options, verify_volume};
 
 use super::image_report::{self, Unsealed};
@@ -17,10 +18,16 @@ use crate::volume::VolumeFile;
 pub(super) fn run(args: &VerifyArgs, path: &Path, file: &VolumeFile<'_>) -> Result<ExitCode> {
     let name = || show(path);
     let VolumeFile { image, volume } = file;
-    let claimed = volume.claimed_root(image).with_context(name)?;
-    let (anchor, refusal) = match args.trust.trust()?.anchor_root(claimed, SystemTime::now()) {
-        Ok(anchor) => (anchor, None),
-        Err(refusal) => (None, Some(refusal.to_string())),
+    let trust = args.trust.trust()?;
+    let (anchor, refusal) = if trust.is_root_hash_only() {
+        (trust.anchor_by_root_hash(), None)
+    } else {
+        // A tree that cannot be read leads nowhere, which is for the audit to tell in full.
+        let claimed = volume.claimed_root(image).map_err(|error| in_own_file(error).0.to_string());
+        let anchor = claimed.and_then(|claimed| {
+            trust.anchor_root(claimed, SystemTime::now()).map_err(|refusal| refusal.to_string())
+        });
+        anchor.map_or_else(|refusal| (None, Some(refusal)), |anchor| (anchor, None))
     };
     let root_hash = anchor.as_ref().map(|anchor| anchor.root_hash).or(args.trust.root_hash);
     let bar = Bar::new();

@@ -243,7 +243,8 @@ impl Disk {
             used.push(bytes);
         }
         let header = |at: u64| at..at.saturating_add(table.sector.bytes());
-        let array = |copy: &Table| copy.array..copy.array.saturating_add(copy.array_len());
+        // Behind the entries, in their last sector, no checksum reaches.
+        let array = |copy: &Table| copy.array..copy.array.saturating_add(copy.entries_len());
         used.push(0..u64::try_from(MBR_LEN).unwrap_or_default());
         match &self.copies.primary {
             Ok(primary) => used.extend([header(table.sector.bytes()), array(primary)]),

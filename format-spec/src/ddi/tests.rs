@@ -209,6 +209,18 @@ fn a_disk_on_which_no_image_is_found_is_refused() {
     assert!(Disk::open(&image()).unwrap().is_none());
 }
 
+/// Two entries do not fill their sector, and no checksum reaches behind them.
+#[test]
+fn what_follows_few_entries_is_a_gap() {
+    let mut table = planned();
+    table.entries = 3;
+    let bytes = disk(&table);
+    let gaps = open(&bytes).gaps();
+    let behind = 1024 + 3 * 128;
+    assert!(gaps.iter().any(|gap| gap.contains(&behind)), "{gaps:?}");
+    assert!(gaps.iter().any(|gap| gap.contains(&(table.size - 600))), "{gaps:?}");
+}
+
 #[test]
 fn what_is_wrong_around_an_image_is_told() {
     let table_of = |change: &dyn Fn(&mut Vec<Partition>)| disk(&changed(change));

@@ -238,8 +238,13 @@ impl Table {
         self.sector.at(self.size)
     }
 
+    /// Bytes of the entries.
+    pub(crate) fn entries_len(&self) -> u64 {
+        u64::from(self.entries).saturating_mul(128)
+    }
+
     /// Bytes of the array of entries, in whole sectors.
     pub(crate) fn array_len(&self) -> u64 {
-        u64::from(self.entries).saturating_mul(128).next_multiple_of(self.sector.bytes())
+        self.entries_len().next_multiple_of(self.sector.bytes())
     }
 }

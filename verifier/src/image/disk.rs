@@ -11,7 +11,7 @@ use mkimg_format::{ReadAt, Sha256};
 use super::report::{Findings, Region, unreadable};
 
 /// Bytes between partitions that are read: nobody has more of them, and a file with holes could have any number.
-const GAPS_MAX: u64 = 1 << 30;
+pub(super) const GAPS_MAX: u64 = 1 << 30;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;

@@ -16,6 +16,7 @@ use super::Error;
 use super::audit::{Options, problem};
 use super::blame::{Damage, Damaged, Expect, Verdict, judge, leads_to};
 use super::cache::Cached;
+use super::disk::GAPS_MAX;
 use super::paths::{self, Cut, Segment};
 use super::report::{Finding, Findings, Region, Report, unreadable};
 use super::scan::{Scan, Shape, Stored, first_bits, scan};
@@ -299,7 +300,14 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
         self.report_nonzero(behind..volume.tree_offset().min(self.size), what);
         if volume.hash_file.is_none() {
             let what = "bytes between data and verity superblock are not zero, and no hash covers them";
-            self.report_nonzero(volume.data_end()..volume.hash_offset, what);
+            let gap = volume.data_end()..volume.hash_offset;
+            let end = gap.end.min(gap.start.saturating_add(GAPS_MAX));
+            self.report_nonzero(gap.start..end, what);
+            if end < gap.end {
+                self.findings.mark_incomplete();
+                let what = "more than 1 GiB between data and verity superblock: the rest was not looked at";
+                self.add_of_hashes(Region::Slack, end, gap.end.saturating_sub(end), what.to_owned());
+            }
         }
     }
 

@@ -180,7 +180,8 @@ fn image_of(file: &File, options: &Options<'_>, report: &mut LiveReport) -> Opti
     backing::let_go(file);
     let audit = if is_of_others(file).unwrap_or(false) {
         let joined = Joined::new(file, None::<&File>);
-        let volume = Volume::open(&joined, TreePlace::Usual).map_err(|error| error.to_string());
+        let volume = Volume::open(&joined, TreePlace::Usual)
+            .map_err(|error| format!("no dm-verity tree that mkimg can check: {error}"));
         volume.and_then(|volume| verify_volume(&joined, &volume, options).map_err(|error| error.to_string()))
     } else {
         verify_image(file, options).map_err(|error| error.to_string())
