@@ -8,7 +8,7 @@
 #
 #   --quick              unit tests and lints only
 #   MKIMG_TEST_LARGE=1   also a layer of 1 GiB (on by default when there are 5 GiB of free disk)
-#   MKIMG_FUZZ_SECONDS   time for each fuzz target (default 6)
+#   MKIMG_FUZZ_SECONDS   time for each fuzz target (default 4)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 quick=0
@@ -71,7 +71,7 @@ step 'end-to-end tests' env RUST_TEST_THREADS=4 cargo test -p mkimg-tests --lock
 step benchmarks benches/run --smoke
 
 # The fuzz crate stands outside the workspace; it skips itself without a nightly compiler.
-step fuzz env -u CARGO_TARGET_DIR fuzz/run.sh "${MKIMG_FUZZ_SECONDS:-6}"
+step fuzz env -u CARGO_TARGET_DIR fuzz/run.sh "${MKIMG_FUZZ_SECONDS:-4}"
 
 echo
 if [ -s "$MKIMG_SKIPPED" ]; then
