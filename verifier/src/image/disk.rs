@@ -1,6 +1,6 @@
 //! What is around an image in the partitions of a disk.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use mkimg_format::ddi::Disk;
 use mkimg_format::detached::Sealed;
@@ -9,6 +9,7 @@ use mkimg_format::seal::Seal;
 use mkimg_format::{ReadAt, Sha256};
 
 use super::report::{Findings, Region, unreadable};
+use super::zeros::nonzero;
 
 /// Bytes between partitions that are read: nobody has more of them, and a file with holes could have any number.
 pub(super) const GAPS_MAX: u64 = 1 << 30;
@@ -40,7 +41,7 @@ pub(crate) fn audit<R: ReadAt>(
     for gap in disk.gaps() {
         let length = gap.end.saturating_sub(gap.start);
         let read = length.min(left);
-        nonzero(image.io(), gap.start..gap.start.saturating_add(read), findings);
+        report_gap(image.io(), gap.start..gap.start.saturating_add(read), findings);
         left = left.saturating_sub(read);
         if read < length {
             findings.mark_incomplete();
@@ -64,26 +65,13 @@ pub(crate) fn audit<R: ReadAt>(
 }
 
 /// One finding that spans the bytes of a gap that are not zero.
-fn nonzero(io: &impl ReadAt, gap: Range<u64>, findings: &mut Findings) {
-    let (zeros, mut buf) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut found: Option<Range<u64>> = None;
-    let mut at = gap.start;
-    while at < gap.end {
-        let length = usize::try_from(gap.end.saturating_sub(at)).unwrap_or(CHUNK).min(CHUNK);
-        let bytes = buf.get_mut(..length).unwrap_or_default();
-        let place = |index: usize| at.saturating_add(u64::try_from(index).unwrap_or_default());
-        if let Err(error) = io.read_exact_at(bytes, at) {
-            findings.mark_incomplete();
-            let length = u64::try_from(length).unwrap_or_default();
-            findings.add(Region::DiskSlack, at, length, unreadable(error.raw_os_error()));
-        } else if *bytes != zeros[..length] {
-            let first = bytes.iter().position(|byte| *byte != 0).unwrap_or_default();
-            let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(first);
-            let start = found.map_or(place(first), |found| found.start);
-            found = Some(start..place(last.saturating_add(1)));
-        }
-        at = place(length);
-    }
+fn report_gap(io: &impl ReadAt, gap: Range<u64>, findings: &mut Findings) {
+    let found = nonzero(io, gap, CHUNK, |range, error| {
+        findings.mark_incomplete();
+        let length = range.end.saturating_sub(range.start);
+        findings.add(Region::DiskSlack, range.start, length, unreadable(error.raw_os_error()));
+        ControlFlow::Continue(())
+    });
     if let Some(found) = found {
         let length = found.end.saturating_sub(found.start);
         findings.add(Region::DiskSlack, found.start, length, "bytes outside of partitions are not zero");

@@ -12,7 +12,7 @@
 //! | `digests` | have the contents the digests that the records claim? |
 //! | `volume` | the same questions of an image of another writer, which has no records |
 //!
-//! `cache` serves the many small reads of the last two questions and of the linter from whole blocks; `in_turn` spreads work over
+//! `zeros` looks for what stands where nothing belongs; `cache` serves the many small reads of the last two questions and of the linter from whole blocks; `in_turn` spreads work over
 //! threads, so that nobody can tell from the report how many there were.
 //!
 //! Reading is by position, never by mapping. Memory is bounded whatever the image holds: 512 KiB a thread, some
@@ -38,6 +38,7 @@ mod report;
 mod scan;
 mod view;
 mod volume;
+mod zeros;
 
 pub use audit::{Options, verify_image};
 pub(crate) use cache::Cached;

@@ -5,7 +5,7 @@
 //! sound only. Scan, blame and paths are the same.
 
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use mkimg_format::erofs::FileSystem;
 use mkimg_format::sound::{self, Unread};
@@ -21,6 +21,7 @@ use super::paths::{self, Cut, Segment};
 use super::report::{Finding, Findings, Region, Report, unreadable};
 use super::scan::{Scan, Shape, Stored, first_bits, scan};
 use super::view::{View, read_block};
+use super::zeros::nonzero;
 
 /// Bytes that are read at once where nothing but zeros is expected.
 const WINDOW: usize = 64 * BLOCK_LEN;
@@ -313,26 +314,14 @@ impl<R: ReadAt + Sync> Audit<'_, R> {
 
     /// One finding from the first byte to the last that is not zero.
     fn report_nonzero(&mut self, range: Range<u64>, what: &str) {
-        let mut window = vec![0; WINDOW];
-        let mut found: Option<Range<u64>> = None;
-        let mut at = range.start;
-        while at < range.end {
-            let room = usize::try_from(range.end.saturating_sub(at)).unwrap_or(WINDOW).min(WINDOW);
-            let piece = window.get_mut(..room).unwrap_or_default();
-            if let Err(error) = self.view.read_exact_at(piece, at) {
-                self.findings.mark_incomplete();
-                let length = range.end.saturating_sub(at);
-                self.add_of_hashes(Region::Slack, at, length, unreadable(error.raw_os_error()));
-                break;
-            }
-            let place = |index: usize| at.saturating_add(u64::try_from(index).unwrap_or_default());
-            let first = piece.iter().position(|byte| *byte != 0).map(place);
-            let last = piece.iter().rposition(|byte| *byte != 0).map(place);
-            if let Some((first, last)) = first.zip(last) {
-                let start = found.map_or(first, |found| found.start);
-                found = Some(start..last.saturating_add(1));
-            }
-            at = at.saturating_add(u64::try_from(room).unwrap_or(u64::MAX));
+        let mut failure = None;
+        let found = nonzero(&self.view, range.clone(), WINDOW, |part, error| {
+            failure = Some((part.start, error.raw_os_error()));
+            ControlFlow::Break(())
+        });
+        if let Some((at, errno)) = failure {
+            self.findings.mark_incomplete();
+            self.add_of_hashes(Region::Slack, at, range.end.saturating_sub(at), unreadable(errno));
         }
         if let Some(found) = found {
             let length = found.end.saturating_sub(found.start);
