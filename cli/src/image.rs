@@ -71,7 +71,11 @@ pub(crate) struct Image {
 impl Image {
     /// Opens an image.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let sealed = Sealed::open(open_file(path)?).with_context(|| show(path))?;
+        Self::of(path, Sealed::open(open_file(path)?).with_context(|| show(path))?)
+    }
+
+    /// An image that is open already.
+    pub(crate) fn of(path: &Path, sealed: Sealed<File>) -> Result<Self> {
         let header = header(path, &sealed)?;
         Ok(Self { sealed, header })
     }

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<ExitCode> {
     if is_of_others(&file).unwrap_or(false) {
         return run_of_others(args, &file);
     }
-    let image = Image::open(&args.image)?;
+    let image = Image::of(&args.image, file)?;
     if image.sealed.is_detached() {
         bail!("{}: a detached seal holds no file data", show(&args.image));
     }

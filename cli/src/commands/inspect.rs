@@ -113,7 +113,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     if whole && is_of_others(&file).unwrap_or(false) {
         return inspect_volume::run(&args.image.image, &file, args.json);
     }
-    let image = Image::open(&args.image.image)?;
+    let image = Image::of(&args.image.image, file)?;
     let seal = image.seal()?;
     let mut out = stdout();
     let document = match args {
